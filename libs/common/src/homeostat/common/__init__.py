@@ -1,0 +1,1 @@
+"""The contracts that Homeostat's services share, and nothing else."""

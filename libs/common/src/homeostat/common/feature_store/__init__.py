@@ -1,0 +1,1 @@
+"""One definition of a feature, read online (Redis) and offline (Delta tables)."""

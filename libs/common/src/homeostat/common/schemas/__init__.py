@@ -1,0 +1,1 @@
+"""The payloads of the topics, one module a topic family. JSON unless a module says Arrow."""
