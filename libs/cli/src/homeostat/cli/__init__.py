@@ -1,0 +1,1 @@
+"""The `homeostat` command and the embedded stack it starts."""

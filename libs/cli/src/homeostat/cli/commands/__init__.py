@@ -1,0 +1,1 @@
+"""One module a command: ``command`` is its function, ``EXAMPLES`` ends its help."""

@@ -1,0 +1,1 @@
+"""The four servers under the services, each made of the real thing."""
