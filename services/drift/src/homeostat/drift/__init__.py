@@ -1,0 +1,2 @@
+"""The drift service: notices that inputs, predictions or performance have left what a model was
+trained on."""

@@ -1,0 +1,1 @@
+"""Folds events into window state: the stream's heart, and the stores that it feeds."""

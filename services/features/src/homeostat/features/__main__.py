@@ -1,0 +1,3 @@
+from homeostat.features.main import main
+
+main()

@@ -1,0 +1,417 @@
+"""An owned input partition: restored, fed, and settled in one order that no crash can break.
+
+A batch changes state and position together, at once, and is on its way to the broker then. What
+is *settled* follows in the background, always in this order: the outputs are acknowledged, the
+rows are in the online store, the progress is told, and now and then rows and position are
+committed as one. So what a position covers has left the worker, and what is not covered is done
+again, with the same results.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from aiokafka import ConsumerRecord, TopicPartition
+from opentelemetry import trace
+from redis.asyncio import Redis
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError, ReadOnlyError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from homeostat.common import kafka, telemetry
+from homeostat.common.events import EventContract
+from homeostat.common.feature_store.online import Progress, progress_key
+from homeostat.common.feature_store.views import FeatureView
+from homeostat.features.changelog import Changelog, Changes, Marker, open_changelog
+from homeostat.features.enrichment import Counter
+from homeostat.features.materializer import Answer, Materializer
+from homeostat.features.publisher import Outputs, Publisher
+from homeostat.features.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+MAX_UNDELIVERED = 4  # batches a partition may be ahead of the broker's acknowledgements
+RETRY_SECONDS = 0.2
+# What passes when the online store comes back; a script that it refuses is a fault of ours.
+STORE_AWAY = (
+    RedisConnectionError,
+    RedisTimeoutError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    OSError,
+)
+
+
+class Fenced(Exception):
+    """Another worker owns the partition now; this one has to go."""
+
+
+class InputLost(Exception):
+    """Records of an internal topic are missing: a fold over the gap would be wrong."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """What the partitions of one worker share."""
+
+    settings: Settings
+    view: FeatureView
+    contract: EventContract
+    group: str
+    redis: Redis
+    publisher: Publisher
+    tracer: trace.Tracer
+    fail: Callable[[BaseException], None]
+    tasks: set[asyncio.Task[Any]] = field(default_factory=set)
+
+    @property
+    def pipeline(self) -> str:
+        return self.view.pipeline.name
+
+
+class Arrival(msgspec.Struct, frozen=True, gc=False):
+    """What a record's headers say. One is made for every record: a dataclass costs a microsecond
+    more."""
+
+    intake: int  # epoch ms, the pipeline's clock
+    available_at: bytes | None  # only of replayed records
+    traceparent: str | None
+    source: tuple[int, int] | None  # partition and offset of the immediate input
+    stream: str | None  # and its topic, where that is not always the same
+
+    @classmethod
+    def of(cls, record: ConsumerRecord) -> Arrival:
+        if not record.headers:  # a third of what the others cost
+            return cls(record.timestamp, None, None, None, None)
+        headers: dict[str, bytes] = dict(record.headers)
+        stamp = kafka.instant(headers.get(kafka.AVAILABLE_AT))
+        parent, stream = headers.get(kafka.TRACEPARENT), headers.get(kafka.SOURCE_TOPIC)
+        return cls(
+            record.timestamp if stamp is None else stamp,
+            None if stamp is None else b"%d" % stamp,
+            parent.decode(errors="replace") if parent else None,
+            kafka.position(headers.get(kafka.SOURCE)),
+            stream.decode(errors="replace") if stream else None,
+        )
+
+    def headers(self, source: bytes, traceparent: str | None) -> list[tuple[str, bytes]]:
+        """The headers of a record that comes from this one."""
+        headers = [(kafka.SOURCE, source)]
+        if traceparent is not None:
+            headers.append((kafka.TRACEPARENT, traceparent.encode()))
+        if self.available_at is not None:
+            headers.append((kafka.AVAILABLE_AT, self.available_at))
+        return headers
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A state at a position, ready to be settled."""
+
+    marker: Marker
+    changes: Changes
+    online_rows: dict[str, bytes]
+    is_whole: bool  # every row is in online_rows
+    deliveries: Sequence[asyncio.Task[None]]
+
+
+class InputPartition(ABC):
+    """One owned partition of an input topic; subclasses say what a batch does."""
+
+    has_rows = False
+    must_be_gapless = False
+
+    def __init__(
+        self, source: TopicPartition, context: Context, *, state_topic: str, progress_name: str
+    ) -> None:
+        self.source = source
+        self.context = context
+        self.marker = Marker()
+        self._state_topic = state_topic
+        self._materializer = Materializer(
+            context.redis,
+            pipeline=context.pipeline,
+            definition_hash=context.view.definition_hash,
+            entity=progress_name,
+            progress=progress_key(
+                context.pipeline, context.view.definition_hash, progress_name, source.partition
+            ),
+        )
+        self._changelog: Changelog | None = None
+        self._deliveries: deque[asyncio.Task[None]] = deque()
+        self._in_order = asyncio.Lock()
+        self._woken = asyncio.Event()
+        self._is_closing = False
+        self._rewrites_all = False
+        self._uncommitted = Changes()
+        self._cut_marker = self._committed_marker = self.marker
+        self._settling: asyncio.Task[None] | None = None
+
+    @property
+    def committed(self) -> Marker:
+        """The marker of the last transaction."""
+        return self._committed_marker
+
+    # What subclasses add -----------------------------------------------------------------------
+
+    @abstractmethod
+    async def handle(
+        self,
+        records: Sequence[ConsumerRecord],
+        arrivals: Sequence[Arrival],
+        traceparents: Sequence[str | None],
+    ) -> Outputs:
+        """Fold a batch and shape its outputs; nothing may be awaited after the first change."""
+
+    def restore_rows(  # noqa: B027 - a partition without rows has none to take back
+        self, rows: dict[str, bytes], ids: dict[int, bytes]
+    ) -> None:
+        """Take back what was committed."""
+
+    def take_changes(self) -> Changes:
+        return Changes()
+
+    def all_rows(self) -> dict[str, bytes]:
+        return {}
+
+    # Life ----------------------------------------------------------------------------------------
+
+    async def open(self) -> int:
+        """Fence the predecessor, restore, and begin to settle; the next offset to read."""
+        settings = self.context.settings
+        self._changelog = await open_changelog(
+            self.source,
+            self._state_topic,
+            group=self.context.group,
+            bootstrap_servers=settings.kafka_bootstrap_servers,
+            transaction_timeout=settings.transaction_timeout,
+        )
+        restored = await self._changelog.restore(settings.kafka_bootstrap_servers)
+        self.marker = restored.marker
+        self.restore_rows(restored.rows, restored.ids)
+        self._skip_lost(restored.input_begins)
+        await self._begin_epoch()
+        self._settling = asyncio.create_task(self._settle(), name=f"settle {self.source}")
+        return self.marker.position
+
+    def _skip_lost(self, begins: int) -> None:
+        """Go on behind a range that the topic has expired, and keep account of it."""
+        lost = begins - self.marker.position
+        if lost > 0:
+            if self.marker.position > 0:
+                logger.error(
+                    "records expired unread", extra={"source": self.source, "records": lost}
+                )
+                self.count(Counter.LOST, lost)
+            self.marker.position = begins
+
+    async def _begin_epoch(self) -> None:
+        stored = await retried(self._materializer.stored, what="progress")
+        self.marker.epoch = max(self.marker.epoch, stored.epoch if stored else 0) + 1
+        self._rewrites_all = stored is None or stored.offset < self.marker.position
+        self._cut_marker = _copy(self.marker)
+        await self._commit()
+        self._woken.set()
+
+    async def close(self) -> None:
+        """Settle and commit all that was taken in, and let go of the partition."""
+        self._is_closing = True
+        self._woken.set()
+        if self._settling is not None:
+            await self._settling
+        await self._let_go()
+
+    async def abandon(self) -> None:
+        """Let go without a commit; whoever takes over does the rest again."""
+        self._is_closing = True
+        for task in (self._settling, *self._deliveries):
+            if task is not None:
+                task.cancel()
+        await asyncio.gather(
+            *(task for task in (self._settling, *self._deliveries) if task), return_exceptions=True
+        )
+        await self._let_go()
+
+    async def _let_go(self) -> None:
+        if self._changelog is not None:
+            await self._changelog.close()
+
+    # Batches -------------------------------------------------------------------------------------
+
+    async def process(self, records: Sequence[ConsumerRecord]) -> None:
+        """Take in one fetch."""
+        if self._is_closing:
+            return
+        records = self._unread(records)
+        if not records:
+            return
+        arrivals = [Arrival.of(record) for record in records]
+        with telemetry.process_batch(
+            self.context.tracer,
+            self.source.topic,
+            partition=self.source.partition,
+            group=self.context.group,
+            traceparents=[arrival.traceparent for arrival in arrivals],
+        ) as traceparents:
+            outputs = await self.handle(records, arrivals, traceparents)
+            self.marker.position = records[-1].offset + 1
+            newest = max(arrival.intake for arrival in arrivals)
+            self.marker.pipeline_time = max(self.marker.pipeline_time, newest)
+            self._deliver(outputs)
+        while len(self._deliveries) > MAX_UNDELIVERED:
+            await asyncio.wait([self._deliveries[0]])
+            self._forget_delivered()
+
+    def confirm(self) -> None:
+        """The broker has nothing that is not here: have the online store say so anew.
+
+        Readers take rows whose progress is old for stale; an input without traffic is not.
+        """
+        self._woken.set()
+
+    def _unread(self, records: Sequence[ConsumerRecord]) -> Sequence[ConsumerRecord]:
+        position = self.marker.position
+        if records[0].offset > position and self.must_be_gapless:
+            raise InputLost(f"{self.source} goes on at {records[0].offset}, expected {position}")
+        if records[0].offset >= position:
+            return records
+        return [record for record in records if record.offset >= position]
+
+    def count(self, counter: str, number: int = 1) -> None:
+        if number:
+            self.marker.counters[counter] = self.marker.counters.get(counter, 0) + number
+
+    def _deliver(self, outputs: Outputs) -> None:
+        task = asyncio.create_task(self._send(outputs), name=f"deliver {self.source}")
+        task.add_done_callback(self._on_delivered)
+        self._deliveries.append(task)
+        self._woken.set()
+
+    async def _send(self, outputs: Outputs) -> None:
+        async with self._in_order:
+            acknowledgements = await self.context.publisher.publish(outputs)
+        await asyncio.gather(*acknowledgements)
+
+    def _on_delivered(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self.context.fail(error)
+
+    def _forget_delivered(self) -> None:
+        while self._deliveries and self._deliveries[0].done():
+            self._deliveries.popleft()
+
+    # Settling ------------------------------------------------------------------------------------
+
+    async def _settle(self) -> None:
+        try:
+            await self._settle_until_closed()
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self.context.fail(error)
+            raise
+
+    async def _settle_until_closed(self) -> None:
+        settings = self.context.settings
+        pause = settings.materialize_interval.total_seconds()
+        commit_every = settings.commit_interval.total_seconds()
+        next_commit = time.monotonic() + commit_every
+        while not self._is_closing:
+            await self._wait(next_commit)
+            await self._flush()
+            if time.monotonic() >= next_commit:
+                await self._commit()
+                next_commit = time.monotonic() + commit_every
+            await self._pause(pause)
+        await self._flush()
+        await self._commit()
+
+    async def _wait(self, next_commit: float) -> None:
+        """Wait for a batch, or for the time to commit what has been settled."""
+        is_dirty = self._cut_marker.position > self._committed_marker.position
+        seconds = max(0.0, next_commit - time.monotonic()) if is_dirty else None
+        try:
+            await asyncio.wait_for(self._woken.wait(), seconds)
+        except TimeoutError:
+            return
+
+    async def _pause(self, seconds: float) -> None:
+        """Let changes of the same rows gather while batches keep coming."""
+        if self._woken.is_set() and not self._is_closing:
+            await asyncio.sleep(seconds)
+
+    async def _flush(self) -> None:
+        if not self._woken.is_set():
+            return
+        self._woken.clear()
+        cut = self._cut()
+        if cut.deliveries:
+            await asyncio.gather(*cut.deliveries)
+        self._forget_delivered()
+        self._uncommitted.update(cut.changes)
+        self._cut_marker = cut.marker
+        await self._materialize(cut)
+
+    def _cut(self) -> Cut:
+        changes = self.take_changes()
+        online_rows = self.all_rows() if self._rewrites_all else changes.rows
+        deliveries = tuple(self._deliveries)
+        return Cut(_copy(self.marker), changes, online_rows, self._rewrites_all, deliveries)
+
+    async def _materialize(self, cut: Cut) -> None:
+        if cut.is_whole:
+            self._materializer.start_over()
+        marker = cut.marker
+        progress = Progress(
+            marker.epoch, marker.position, round(time.time() * 1000), marker.pipeline_time
+        )
+        try:
+            answer = await self._materializer.write(cut.online_rows, progress)
+        except STORE_AWAY as error:
+            logger.warning("online store unavailable", extra={"error": repr(error)})
+            self._rewrites_all = True
+            await asyncio.sleep(RETRY_SECONDS)
+            self._woken.set()
+            return
+        if answer is Answer.OUTDATED:
+            raise Fenced(f"{self.source} has a newer owner")
+        self._rewrites_all = answer is Answer.LOST
+        if self._rewrites_all:
+            logger.warning("online store has lost rows, writing all", extra={"source": self.source})
+            self._woken.set()
+
+    async def _commit(self) -> None:
+        marker, changes = self._cut_marker, self._uncommitted
+        is_same = (marker.position, marker.epoch) == (
+            self._committed_marker.position,
+            self._committed_marker.epoch,
+        )
+        if is_same or self._changelog is None:
+            return
+        self._uncommitted = Changes()
+        await self._changelog.commit(changes, marker)
+        self._committed_marker = marker
+
+
+async def retried(call: Callable[[], Any], *, what: str) -> Any:
+    """Call until the store answers: while it is away the partition waits, and loses nothing."""
+    backoff = RETRY_SECONDS
+    while True:
+        try:
+            return await call()
+        except STORE_AWAY as error:
+            logger.warning("store unavailable", extra={"wanted": what, "error": repr(error)})
+            await asyncio.sleep(backoff)
+            backoff = min(backoff * 2, 5.0)
+
+
+def _copy(marker: Marker) -> Marker:
+    return msgspec.msgpack.decode(msgspec.msgpack.encode(marker), type=Marker)

@@ -1,0 +1,18 @@
+"""What a worker tells its supervisor about itself, one JSON line at a time."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class PartitionReport(msgspec.Struct, frozen=True):
+    topic: str
+    partition: int
+    position: int  # taken in
+    committed: int  # in the last transaction
+    counters: dict[str, int]  # as committed
+
+
+class Report(msgspec.Struct, frozen=True):
+    partitions: list[PartitionReport]
+    restore_seconds: float

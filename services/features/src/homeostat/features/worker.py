@@ -1,0 +1,277 @@
+"""One Faust worker: ``python -m homeostat.features.worker --pipeline NAME``, a child of ``main``.
+
+It ends with 0 after SIGTERM, when everything it took in is committed, and otherwise by crashing:
+its supervisor starts it again, and it goes on where the last transaction stands.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
+from typing import Any
+
+import msgspec
+import numpy as np
+from aiokafka import AIOKafkaProducer, TopicPartition
+from opentelemetry import trace
+from redis.asyncio import Redis
+
+from homeostat.common import kafka, telemetry, topics
+from homeostat.common.events import EventContract
+from homeostat.common.feature_store.views import FeatureView
+from homeostat.common.pipeline import Pipeline, Snapshot
+from homeostat.common.windows.warm_up import warm_up
+from homeostat.features.agents import EventsPartition, LabelsPartition, StagePartition
+from homeostat.features.batches import BatchApp, GroupSettings
+from homeostat.features.deduplication import CHUNK_IDS, RecentIds
+from homeostat.features.partitioning import partitions_of
+from homeostat.features.partitions import Context, InputPartition
+from homeostat.features.publisher import Publisher
+from homeostat.features.rebalancing import Assignment
+from homeostat.features.reports import PartitionReport, Report
+from homeostat.features.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+REPORT_SECONDS = 0.5
+GC_ALLOCATIONS = 50_000  # net, between two looks: some batches of the largest size
+STOP_SECONDS = 10.0
+CRASHED = 1
+FORCED = 130  # the exit status after a second signal
+
+
+async def run(pipeline: Pipeline, settings: Settings, *, report_to: int | None = None) -> None:
+    """Work until SIGTERM; raises whatever makes going on impossible."""
+    loop = asyncio.get_running_loop()
+    failed: asyncio.Future[None] = loop.create_future()
+
+    def fail(error: BaseException) -> None:
+        if not failed.done():
+            failed.set_exception(error)
+
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda: _stop_or_force(stopping))
+
+    await kafka.ensure_topics(settings.kafka_bootstrap_servers, topics.of_pipeline(pipeline))
+    async with AsyncExitStack() as stack:
+        context = await _context(stack, pipeline, settings, fail)
+        assignment = Assignment(_factory(context), fail)
+        await asyncio.to_thread(load_kernels, context.view)
+        _spare_the_collector()
+        app = _application(context, assignment)
+        await stack.enter_async_context(_started(app, assignment))
+        beating = asyncio.create_task(_confirm_idle(app, assignment, settings.heartbeat_interval))
+        if report_to is not None:
+            reporting = asyncio.create_task(_report(assignment, report_to))
+            stack.callback(reporting.cancel)
+        ends: list[asyncio.Future[Any]] = [
+            failed,
+            asyncio.ensure_future(stopping.wait()),
+            asyncio.ensure_future(app.wait_until_stopped()),
+            beating,
+        ]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in ends[1:]:
+            end.cancel()
+        for end in (failed, beating):
+            if end.done():
+                end.result()
+        if not stopping.is_set():
+            raise RuntimeError("the consumer has stopped") from app.crash_reason
+        logger.info("draining")
+
+
+def load_kernels(view: FeatureView) -> None:
+    """Load or compile every kernel, before the group counts on this worker's heartbeats."""
+    partitions_of([b"key"], 2)
+    ids = RecentIds(horizon_ms=0, capacity=0)
+    for now in range(2):
+        ids.admit(np.arange(CHUNK_IDS, dtype=np.uint64) + np.uint64(now * CHUNK_IDS), now)
+    for fold in view.folds.values():
+        warm_up(fold)
+
+
+def _spare_the_collector() -> None:
+    """Batches are trees of short-lived values: looking for cycles among them finds nothing."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(GC_ALLOCATIONS, 20, 100)
+
+
+def _stop_or_force(stopping: asyncio.Event) -> None:
+    if stopping.is_set():
+        os._exit(FORCED)
+    stopping.set()
+
+
+async def _context(
+    stack: AsyncExitStack,
+    pipeline: Pipeline,
+    settings: Settings,
+    fail: Callable[[BaseException], None],
+) -> Context:
+    group = f"features-{pipeline.name}"
+    producer: AIOKafkaProducer = kafka.producer(settings.kafka_bootstrap_servers, client_id=group)
+    await producer.start()
+    stack.push_async_callback(producer.stop)
+    redis = Redis.from_url(str(settings.redis_url), socket_timeout=5.0, socket_connect_timeout=2.0)
+    stack.push_async_callback(redis.aclose)
+    return Context(
+        settings=settings,
+        view=FeatureView(pipeline),
+        contract=EventContract(pipeline),
+        group=group,
+        redis=redis,
+        publisher=Publisher(producer),
+        tracer=trace.get_tracer("homeostat.features"),
+        fail=fail,
+    )
+
+
+def _factory(context: Context) -> Callable[[TopicPartition], InputPartition]:
+    name = context.pipeline
+    entity_of = {topics.BY_ENTITY.of(name, entity): entity for entity in context.view.entities}
+
+    def make(source: TopicPartition) -> InputPartition:
+        if source.topic == topics.EVENTS.of(name):
+            return EventsPartition(source, context)
+        if source.topic == topics.LABELS.of(name):
+            return LabelsPartition(source, context)
+        return StagePartition(source, context, entity_of[source.topic])
+
+    return make
+
+
+def _application(context: Context, assignment: Assignment) -> BatchApp:
+    settings, name = context.settings, context.pipeline
+    group = GroupSettings(
+        bootstrap_servers=settings.kafka_bootstrap_servers,
+        group_id=context.group,
+        session_timeout=settings.session_timeout,
+        max_records=settings.max_fetch_records,
+        fetch_wait=settings.fetch_wait,
+    )
+    app = BatchApp.of(group, assignment)
+    inputs = [topics.EVENTS.of(name), topics.LABELS.of(name)]
+    inputs += [topics.BY_ENTITY.of(name, entity) for entity in context.view.entities]
+    for topic in inputs:
+        app.take_batches(topic, assignment.process)
+
+    async def release(_app: Any, _revoked: Any, **_signal: Any) -> None:
+        await assignment.release()
+
+    app.on_partitions_revoked.connect(release, weak=False)  # type: ignore[arg-type]  # as documented
+    return app
+
+
+@asynccontextmanager
+async def _started(app: BatchApp, assignment: Assignment) -> AsyncIterator[None]:
+    """Settle and commit before the group is left, so that the next owner finds it all."""
+    app.finalize()
+    await app.start()
+    try:
+        yield
+    except BaseException:
+        await assignment.abandon()
+        raise  # the process ends without Faust's leave: its threads may be what hangs
+    await assignment.release()
+    await asyncio.wait_for(app.stop(), STOP_SECONDS)
+
+
+async def _confirm_idle(app: BatchApp, assignment: Assignment, interval: timedelta) -> None:
+    """Keep the progress of partitions fresh that are read to the end of a broker that answers."""
+    seconds = interval.total_seconds()
+    while True:
+        await asyncio.sleep(seconds)
+        for partition in assignment.partitions:
+            seen = app.last_seen(partition.source)
+            is_answered = seen is not None and seen.at > (time.time() - seconds) * 1000
+            if seen is not None and is_answered and partition.marker.position >= seen.end:
+                partition.confirm()
+
+
+async def _report(assignment: Assignment, file: int) -> None:
+    """Tell the supervisor where every partition stands; silence tells it more."""
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, os.fdopen(file, "wb"))
+    while not transport.is_closing():
+        report = Report(
+            [
+                PartitionReport(
+                    partition.source.topic,
+                    partition.source.partition,
+                    partition.marker.position,
+                    partition.committed.position,
+                    partition.committed.counters,
+                )
+                for partition in assignment.partitions
+            ],
+            assignment.restore_seconds,
+        )
+        transport.write(msgspec.json.encode(report) + b"\n")
+        await asyncio.sleep(REPORT_SECONDS)
+    logger.warning("the supervisor is gone")
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Fold the events of one pipeline.")
+    parser.add_argument("--pipeline", required=True)
+    parser.add_argument("--snapshot", help="file of the snapshot; else the topic is asked")
+    parser.add_argument("--report-to", type=int, help="file descriptor for progress reports")
+    arguments = parser.parse_args()
+    settings = Settings()
+    telemetry.setup("features")
+    pipeline = asyncio.run(_pipeline(arguments.pipeline, settings, arguments.snapshot))
+    asyncio.run(_run_or_exit(pipeline, settings, report_to=arguments.report_to))
+    return 0
+
+
+async def _run_or_exit(pipeline: Pipeline, settings: Settings, *, report_to: int | None) -> None:
+    """Run, and end the process at the first error.
+
+    From inside the loop: to close one that has crashed, asyncio waits for tasks of Faust's that
+    will not be cancelled.
+    """
+    try:
+        await run(pipeline, settings, report_to=report_to)
+    except Exception:
+        logger.exception("worker ends")
+        logging.shutdown()
+        os._exit(CRASHED)
+
+
+async def _pipeline(name: str, settings: Settings, snapshot: str | None) -> Pipeline:
+    if snapshot is not None:
+        return Snapshot.decode(await asyncio.to_thread(_read, snapshot)).pipeline
+    view = kafka.CompactedView(
+        topics.PIPELINES,
+        Snapshot.decode,
+        bootstrap_servers=settings.kafka_bootstrap_servers,
+        client_id=f"features-{name}",
+    )
+    await view.start()
+    try:
+        await view.wait_for(lambda snapshots: name in snapshots)
+        return view.values[name].pipeline
+    finally:
+        await view.stop()
+
+
+def _read(path: str) -> bytes:
+    with open(path, "rb") as file:
+        return file.read()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

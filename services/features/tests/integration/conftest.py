@@ -1,0 +1,329 @@
+"""A worker process, a pipeline of its own for each test, and an oracle that folds in one go."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from uuid import uuid4
+
+import numpy as np
+import pytest
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from redis.asyncio import Redis
+
+from homeostat.cli.testing import SessionStack
+from homeostat.common import kafka, topics
+from homeostat.common.events import EventContract
+from homeostat.common.feature_store.online import Progress, decode_progress, progress_key
+from homeostat.common.feature_store.views import FeatureView
+from homeostat.common.pipeline import Pipeline, Snapshot, load
+from homeostat.common.schemas.hops import EventHop, LabelHop
+from homeostat.common.schemas.vectors import VectorBatch
+from homeostat.features.changelog import Marker, Restored
+from homeostat.features.enrichment import KeyedLabel, Stage
+from homeostat.features.progress import read_progress
+
+from .serving_server import PATIENCE_SECONDS, Serving, serving
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Vector:
+    """One emitted vector, bit for bit."""
+
+    id: str
+    values: bytes
+    statuses: bytes
+    is_scored: bool
+
+
+StateRows = dict[str, dict[str, bytes]]  # by entity and key
+Vectors = dict[tuple[int, int], Vector]  # by input partition and offset
+
+
+@dataclass
+class Rig:
+    """One pipeline of its own on the session's servers."""
+
+    pipeline: Pipeline
+    stack: SessionStack
+    folder: Path
+    workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, pipeline: Pipeline, stack: SessionStack, folder: Path) -> Rig:
+        """With the pipeline's topics, under a name of its own."""
+        named = pipeline.model_copy(update={"name": f"{pipeline.name}-{uuid4().hex[:8]}"})
+        asyncio.run(kafka.ensure_topics(stack.kafka, topics.of_pipeline(named)))
+        return cls(named, stack, folder)
+
+    @property
+    def name(self) -> str:
+        return self.pipeline.name
+
+    @property
+    def view(self) -> FeatureView:
+        return FeatureView(self.pipeline)
+
+    @property
+    def inputs(self) -> list[str]:
+        by_entity = [topics.BY_ENTITY.of(self.name, name) for name in self.view.entities]
+        return [topics.EVENTS.of(self.name), topics.LABELS.of(self.name), *by_entity]
+
+    def start_worker(self) -> subprocess.Popen[bytes]:
+        snapshot = self.folder / "snapshot.json"
+        snapshot.write_bytes(Snapshot(self.pipeline, 1).encode())
+        environment = {
+            **os.environ,
+            "KAFKA_BOOTSTRAP_SERVERS": self.stack.kafka,
+            "REDIS_URL": self.stack.redis_url,
+            "FEATURES_SESSION_TIMEOUT": "PT6S",
+            "FEATURES_COMMIT_INTERVAL": "PT0.3S",
+            "FEATURES_HEARTBEAT_INTERVAL": "PT0.5S",
+        }
+        with (self.folder / "worker.log").open("ab") as log:
+            worker = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "homeostat.features.worker"),
+                    *("--pipeline", self.name, "--snapshot", str(snapshot)),
+                ],
+                env=environment,
+                stdout=log,
+                stderr=log,
+            )
+        self.workers.append(worker)
+        return worker
+
+    def stop_workers(self) -> list[int]:
+        for worker in self.workers:
+            if worker.poll() is None:
+                worker.send_signal(signal.SIGTERM)
+        statuses = [worker.wait(timeout=60) for worker in self.workers]
+        self.workers.clear()
+        return statuses
+
+    def kill_workers(self) -> None:
+        for worker in self.workers:
+            worker.kill()
+            worker.wait()
+        self.workers.clear()
+
+    @asynccontextmanager
+    async def producer(self) -> AsyncIterator[AIOKafkaProducer]:
+        producer = kafka.producer(self.stack.kafka, client_id="test")
+        await producer.start()
+        try:
+            yield producer
+        finally:
+            await producer.stop()
+
+    async def send(self, events: Sequence[dict[str, object]]) -> None:
+        async with self.producer() as producer:
+            topic = topics.EVENTS.of(self.name)
+            waiting = [
+                await producer.send(
+                    topic, json.dumps(event).encode(), key=str(event["card"]).encode()
+                )
+                for event in events
+            ]
+            await asyncio.gather(*waiting)
+
+    async def label(self, labels: Sequence[tuple[str, float]]) -> None:
+        async with self.producer() as producer:
+            for name, label in labels:
+                value = json.dumps({"id": name, "label": label}).encode()
+                await producer.send_and_wait(topics.LABELS.of(self.name), value, key=name.encode())
+
+    async def read(self, topic: str) -> dict[int, list[ConsumerRecord]]:
+        """Everything that is on a topic now, committed, by partition."""
+        consumer = kafka.consumer(
+            bootstrap_servers=self.stack.kafka,
+            client_id="test",
+            isolation_level="read_committed",
+        )
+        await consumer.start()
+        try:
+            parts = [TopicPartition(topic, part) for part in range(4)]
+            consumer.assign(parts)
+            await consumer.seek_to_beginning(*parts)
+            ends = await consumer.end_offsets(parts)
+            found: dict[int, list[ConsumerRecord]] = {part.partition: [] for part in parts}
+            for part in parts:
+                while await consumer.position(part) < ends[part]:
+                    for place, records in (await consumer.getmany(timeout_ms=200)).items():
+                        found[place.partition] += records
+            return found
+        finally:
+            await consumer.stop()
+
+    async def markers(self) -> dict[TopicPartition, Marker]:
+        """The committed marker of every input partition."""
+        found: dict[TopicPartition, Marker] = {}
+        state_of = {name: topics.POSITIONS.of(self.name) for name in self.inputs[:2]}
+        for entity in self.view.entities:
+            state_of[topics.BY_ENTITY.of(self.name, entity)] = topics.STATE.of(self.name, entity)
+        for topic, state in state_of.items():
+            key = b"\x00marker:" + topic.encode()
+            for part, records in (await self.read(state)).items():
+                restored = Restored()
+                for record in records:
+                    restored.take(key, record.key, record.value)
+                found[TopicPartition(topic, part)] = restored.marker
+        return found
+
+    async def progress(self, redis: Redis, entity: str) -> list[Progress | None]:
+        """What the online store says of each partition of an entity's log."""
+        keys = [
+            progress_key(self.name, self.view.definition_hash, entity, part) for part in range(4)
+        ]
+        values: list[bytes | None] = await redis.mget(keys)  # type: ignore[assignment]  # not decoded
+        return [None if value is None else decode_progress(value) for value in values]
+
+    async def drained(self) -> None:
+        """Wait until everything that is on every input has been dealt with, hop after hop."""
+        redis = Redis.from_url(self.stack.redis_url)
+        consumer = kafka.consumer(bootstrap_servers=self.stack.kafka, client_id="test")
+        await consumer.start()
+        try:
+            while not await self._is_drained(redis, consumer):
+                self.check_alive()
+        finally:
+            await consumer.stop()
+            await redis.aclose()
+
+    async def _is_drained(self, redis: Redis, consumer: AIOKafkaConsumer) -> bool:
+        """Hops in order: what one has left behind is on the topic of the next."""
+        view = self.view
+        for topic in self.inputs:
+            ends = await consumer.end_offsets([TopicPartition(topic, part) for part in range(4)])
+            progress = await read_progress(redis, view, partitions=4)
+            positions = progress["positions"][topic]  # type: ignore[index]  # a document
+            if any(positions.get(str(place.partition), -1) < end for place, end in ends.items()):
+                return False
+        return True
+
+    def check_alive(self) -> None:
+        if any(worker.poll() is not None for worker in self.workers):
+            raise AssertionError((self.folder / "worker.log").read_text()[-4000:])
+
+    async def counters(self) -> Counter[str]:
+        total: Counter[str] = Counter()
+        for marker in (await self.markers()).values():
+            total.update(marker.counters)
+        return total
+
+    async def vectors(self) -> dict[tuple[int, int], Vector]:
+        """Emitted vectors by source identity; one that was sent twice has the same bits."""
+        found: dict[tuple[int, int], Vector] = {}
+        for records in (await self.read(topics.FEATURES.of(self.name))).values():
+            for record in records:
+                batch = VectorBatch.decode(record.value)
+                for row, offset in enumerate(batch.offsets.tolist()):
+                    vector = Vector(
+                        batch.ids[row],
+                        batch.values[row].tobytes(),
+                        batch.statuses[row].tobytes(),
+                        bool(batch.is_scored[row]),
+                    )
+                    assert found.setdefault((batch.partition, offset), vector) == vector
+        return found
+
+    async def state_rows(self, entity: str) -> dict[str, bytes]:
+        rows: dict[str, bytes] = {}
+        for records in (await self.read(topics.STATE.of(self.name, entity))).values():
+            restored = Restored()
+            for record in records:
+                restored.take(b"", record.key, record.value)
+            rows |= restored.rows
+        return rows
+
+    async def folded_anew(
+        self,
+    ) -> tuple[dict[str, dict[str, bytes]], dict[tuple[int, int], Vector]]:
+        """The oracle: each entity's log, without repetitions, through a fold of its own."""
+        rows: dict[str, dict[str, bytes]] = {}
+        vectors: dict[tuple[int, int], Vector] = {}
+        view, contract = self.view, EventContract(self.pipeline)
+        for entity in view.entities:
+            rows[entity] = {}
+            for part, records in (await self.read(topics.BY_ENTITY.of(self.name, entity))).items():
+                stage = Stage(view, entity, contract)
+                ids: set[str] = set()
+                seen: set[tuple[str | None, str | None, str]] = set()
+                for record in records:
+                    kind = kafka.header(record.headers, kafka.SOURCE_TOPIC)
+                    source = kafka.header(record.headers, kafka.SOURCE)
+                    hop = stage.decode([record]).hops[0]
+                    identity = (kind, source, hop.id)
+                    if identity in seen or (
+                        entity == view.entities[0] and isinstance(hop, EventHop) and hop.id in ids
+                    ):
+                        continue
+                    seen.add(identity)
+                    if isinstance(hop, LabelHop):
+                        label = KeyedLabel(0, record.key.decode(), hop)
+                        stage.pass_through([], [], [], [label])
+                        continue
+                    ids.add(hop.id)
+                    passed = stage.pass_through([0], [hop], [contract.decode(hop.event)], [])
+                    if entity == view.entities[-1]:
+                        vector = view.finish(passed.columns, passed.aggregates)
+                        vectors[part, record.offset] = Vector(
+                            hop.id,
+                            vector.values[0].tobytes(),
+                            vector.statuses[0].tobytes(),
+                            hop.is_scored,
+                        )
+                numbers = np.arange(len(stage.state), dtype=np.int32)
+                packed = stage.fold.pack(stage.state, numbers)
+                rows[entity] |= dict(zip(stage.state.keys(numbers), packed, strict=True))
+        return rows, vectors
+
+
+@pytest.fixture
+def open_rig(stack: SessionStack, tmp_path: Path) -> Iterator[Callable[[Pipeline], Rig]]:
+    """Makes the pipeline's topics, under a name of its own, and ends its workers."""
+    rigs: list[Rig] = []
+
+    def opened(pipeline: Pipeline) -> Rig:
+        rigs.append(Rig.of(pipeline, stack, tmp_path))
+        return rigs[-1]
+
+    yield opened
+    for rig in rigs:
+        rig.kill_workers()
+
+
+@pytest.fixture
+def cards() -> Pipeline:
+    return load(HERE / "pipeline.yaml")
+
+
+@pytest.fixture
+def rig(open_rig: Callable[[Pipeline], Rig], cards: Pipeline) -> Rig:
+    return open_rig(cards)
+
+
+@pytest.fixture(scope="module")
+def server(stack: SessionStack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serving]:
+    """A server whose worker has folded three events, a second apart, the last a minute ago."""
+    rig = Rig.of(load(HERE / "pipeline.yaml"), stack, tmp_path_factory.mktemp("features"))
+    with serving(rig) as running:
+        asyncio.run(_folded(rig, running.events))
+        yield running
+
+
+async def _folded(rig: Rig, events: Sequence[dict[str, object]]) -> None:
+    await rig.send(events)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await rig.drained()

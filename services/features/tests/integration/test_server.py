@@ -1,0 +1,46 @@
+"""The features server and its workers: they end with it, however it ends."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from homeostat.cli.publishing import publish
+from homeostat.cli.testing import ServiceProcess, SessionStack, running_service
+
+from .conftest import Rig
+
+pytestmark = pytest.mark.integration
+PATIENCE_SECONDS = 120
+
+
+async def workers(server: ServiceProcess) -> list[psutil.Process]:
+    """The server's worker processes, once it is ready."""
+    async with httpx.AsyncClient(base_url=server.url) as client, asyncio.timeout(PATIENCE_SECONDS):
+        while True:
+            if (await client.get("/readyz")).status_code == 200:
+                return psutil.Process(server.process.pid).children()
+            await asyncio.sleep(0.1)
+
+
+async def test_a_killed_server_leaves_no_worker_behind(
+    rig: Rig, stack: SessionStack, tmp_path: Path
+) -> None:
+    await publish(rig.pipeline, bootstrap_servers=stack.kafka)
+    with running_service(
+        "homeostat.features",
+        stack,
+        tmp_path,
+        port_variable="FEATURES_PORT",
+        env={"FEATURES_GRPC_PORT": "0"},
+    ) as server:
+        running = await workers(server)
+        assert len(running) == 1  # of the pipelines that are gone, none was started
+        server.kill()
+        _, alive = await asyncio.to_thread(psutil.wait_procs, running, PATIENCE_SECONDS)
+
+    assert alive == []

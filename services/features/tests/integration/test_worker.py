@@ -1,0 +1,243 @@
+"""A real worker on real servers: what it folds, and what no crash may change."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import signal
+import time
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+from redis.asyncio import Redis
+
+from homeostat.common import kafka, topics
+from homeostat.common.pipeline.spec import ExpressionSpec
+from homeostat.common.schemas.labels import Outcome
+from homeostat.features.enrichment import Counter
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
+
+
+def some_events(count: int, seed: int, *, spread_ms: int = 60_000) -> list[dict[str, Any]]:
+    """Events of the last minute or so, in no order."""
+    chance = random.Random(seed)
+    now = round(time.time() * 1000)
+    return [
+        {
+            "id": f"e{number}",
+            "time": now - chance.randrange(spread_ms),
+            "card": f"c{chance.randrange(40)}",
+            "terminal": f"t{chance.randrange(15)}",
+            "device": None if chance.random() < 0.1 else f"d{chance.randrange(9)}",
+            "amount": round(chance.random() * 100, 2),
+        }
+        for number in range(count)
+    ]
+
+
+async def equals_the_oracle(rig: Any) -> None:
+    """Whatever was sent and committed, once the workers have left."""
+    assert set(rig.stop_workers()) <= {0}
+    rows, vectors = await rig.folded_anew()
+    assert await rig.vectors() == vectors
+    for entity, expected in rows.items():
+        assert await rig.state_rows(entity) == expected
+
+
+async def books_balance(rig: Any, *, received: int) -> None:
+    counters = await rig.counters()
+    settled = (
+        Counter.TOO_LATE,
+        Counter.DEAD,
+        Counter.DUPLICATE,
+        Counter.ON_TIME,
+        Counter.LATE_MERGED,
+    )
+    assert counters[Counter.RECEIVED] == received
+    assert sum(counters[fate] for fate in settled) == received
+
+
+async def test_events_become_vectors_that_a_direct_fold_gives_too(rig: Any) -> None:
+    rig.start_worker()
+
+    await rig.send(some_events(500, seed=1))
+    await rig.drained()
+
+    assert len(await rig.vectors()) == 500
+    await equals_the_oracle(rig)
+    await books_balance(rig, received=500)
+
+
+async def test_without_any_aggregate_events_pass_their_key_once(open_rig: Any, cards: Any) -> None:
+    features = {"amount_paid": ExpressionSpec(expression="amount", default=0.0)}
+    rig = await asyncio.to_thread(open_rig, cards.model_copy(update={"features": features}))
+    events = some_events(100, seed=12)
+    rig.start_worker()
+
+    await rig.send([*events, *events])
+    await rig.drained()
+
+    vectors = (await rig.vectors()).values()
+    paid = sorted(float(np.frombuffer(vector.values)[0]) for vector in vectors)
+    assert paid == sorted(event["amount"] for event in events)
+    await equals_the_oracle(rig)
+    await books_balance(rig, received=200)
+
+
+@pytest.mark.parametrize(
+    "seed", [0, *(pytest.param(seed, marks=pytest.mark.chaos) for seed in range(1, 20))]
+)
+async def test_a_killed_worker_changes_no_row_and_no_vector(rig: Any, seed: int) -> None:
+    chance = random.Random(seed)
+    events = some_events(2_000, seed)
+    rig.start_worker()
+    await rig.send(events[:1_000])
+    await vectors_come(rig, at_least=chance.randrange(1, 600))
+
+    rig.kill_workers()
+    await rig.send(events[1_000:])
+    rig.start_worker()
+    await rig.drained()
+
+    assert len(await rig.vectors()) == 2_000
+    await equals_the_oracle(rig)
+    await books_balance(rig, received=2_000)
+
+
+async def test_a_second_worker_takes_over_from_a_killed_one(rig: Any) -> None:
+    events = some_events(2_000, seed=11)
+    rig.start_worker()
+    second = rig.start_worker()
+    await rig.send(events[:1_000])
+    await vectors_come(rig, at_least=200)
+
+    second.kill()
+    second.wait()
+    rig.workers.remove(second)
+    await rig.send(events[1_000:])
+    await rig.drained()
+
+    assert len(await rig.vectors()) == 2_000
+    await equals_the_oracle(rig)
+    await books_balance(rig, received=2_000)
+
+
+async def test_an_input_without_traffic_does_not_grow_stale(rig: Any) -> None:
+    rig.start_worker()
+    await rig.send(some_events(50, seed=13))
+    await rig.drained()
+    redis = Redis.from_url(rig.stack.redis_url)
+    try:
+        before = await rig.progress(redis, "card")
+        async with asyncio.timeout(60):
+            while True:
+                after = await rig.progress(redis, "card")
+                if all(b.written_at > a.written_at for a, b in zip(before, after, strict=True)):
+                    break
+                await asyncio.sleep(0.1)
+    finally:
+        await redis.aclose()
+
+    assert [part.offset for part in after] == [part.offset for part in before]
+
+
+async def test_duplicates_in_any_order_are_folded_once(rig: Any) -> None:
+    events = some_events(600, seed=3)
+    twice = events + random.Random(3).sample(events, 200)
+    random.Random(4).shuffle(twice)
+    rig.start_worker()
+
+    await rig.send(twice)
+    await rig.drained()
+
+    assert sorted(vector.id for vector in (await rig.vectors()).values()) == sorted(
+        event["id"] for event in events
+    )
+    await equals_the_oracle(rig)
+    assert (await rig.counters())[Counter.DUPLICATE] == 200
+
+
+async def test_a_label_waits_for_its_event_and_a_correction_is_a_new_version(rig: Any) -> None:
+    early, late = some_events(2, seed=5)
+    rig.start_worker()
+
+    await rig.label([(early["id"], 1.0), (early["id"], 1.0), ("nobody", 1.0)])
+    await rig.drained()
+    await rig.send([early, late])
+    await rig.drained()
+    await rig.label([(late["id"], 0.0), (early["id"], 0.0)])
+    await rig.drained()
+
+    outcomes = [
+        msgspec.json.decode(record.value, type=Outcome)
+        for records in (await rig.read(topics.OUTCOMES.of(rig.name))).values()
+        for record in records
+    ]
+    assert sorted((outcome.id, outcome.version, outcome.label) for outcome in outcomes) == [
+        (early["id"], 1, 1.0),
+        (early["id"], 2, 0.0),
+        (late["id"], 1, 0.0),
+    ]
+    assert all(outcome.entities["terminal"].startswith("t") for outcome in outcomes)
+    await equals_the_oracle(rig)
+    counters = await rig.counters()
+    assert (counters[Counter.LABELS_PARKED], counters[Counter.LABELS_DUPLICATE]) == (2, 1)
+
+
+async def test_what_cannot_be_read_goes_to_the_dead_letters_and_the_rest_goes_on(rig: Any) -> None:
+    good = some_events(3, seed=6)
+    too_late = {**good[0], "id": "too-late", "time": good[0]["time"] - 3_600_000}
+    rig.start_worker()
+
+    async with rig.producer() as producer:
+        for value in (b"{", b'{"id": "x"}', None):
+            await producer.send_and_wait(topics.EVENTS.of(rig.name), value, key=b"c1")
+    await rig.send([*good, too_late])
+    await rig.drained()
+
+    dead = [
+        record
+        for records in (await rig.read(topics.DEAD_LETTERS.of(rig.name))).values()
+        for record in records
+    ]
+    reasons = sorted(kafka.header(record.headers, "errors.reason") or "" for record in dead)
+    assert reasons == ["invalid", "unparsable", "unparsable"]
+    assert {kafka.header(record.headers, "__streams.errors.topic") for record in dead} == {
+        topics.EVENTS.of(rig.name)
+    }
+    late = [
+        json.loads(record.value)["id"]
+        for records in (await rig.read(topics.LATE.of(rig.name))).values()
+        for record in records
+    ]
+    assert late == ["too-late"]
+    assert len(await rig.vectors()) == 3
+    assert rig.stop_workers() == [0]
+    await books_balance(rig, received=7)
+
+
+async def test_a_worker_that_is_asked_to_stop_under_load_commits_all_and_leaves(rig: Any) -> None:
+    events = some_events(3_000, seed=7)
+    worker = rig.start_worker()
+    await rig.send(events)
+    await vectors_come(rig, at_least=1)
+
+    worker.send_signal(signal.SIGTERM)
+
+    assert worker.wait(timeout=60) == 0
+    rig.workers.clear()
+    rig.start_worker()
+    await rig.drained()
+    assert len(await rig.vectors()) == 3_000
+    await equals_the_oracle(rig)
+    assert (await rig.counters())[Counter.REPEATED] == 0
+
+
+async def vectors_come(rig: Any, *, at_least: int) -> None:
+    """Wait until so many vectors have been emitted."""
+    while len(await rig.vectors()) < at_least:
+        rig.check_alive()

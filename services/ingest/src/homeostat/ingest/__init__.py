@@ -1,0 +1,1 @@
+"""Accepts events and labels, checks them, and publishes them durably."""

@@ -1,0 +1,5 @@
+"""``python -m homeostat.ingest``."""
+
+from homeostat.ingest.main import main
+
+main()

@@ -1,0 +1,1 @@
+"""The judge: one acting process that decides rollouts. Requests never wait for it."""

@@ -1,0 +1,1 @@
+"""Retrains models when the world has moved, and lets only the better ones pass."""

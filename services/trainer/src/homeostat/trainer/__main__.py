@@ -1,0 +1,5 @@
+"""``python -m homeostat.trainer``."""
+
+from homeostat.trainer.main import main
+
+main()
