@@ -13,7 +13,13 @@ from typing import Any, Generic, TypeVar
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
-from aiokafka.errors import KafkaError, TopicAlreadyExistsError, for_code
+from aiokafka.conn import AIOKafkaConnection, CloseReason
+from aiokafka.errors import (
+    KafkaConnectionError,
+    KafkaError,
+    TopicAlreadyExistsError,
+    for_code,
+)
 from aiokafka.partitioner import murmur2
 
 from homeostat.common.events import MAX_MILLIS
@@ -33,6 +39,30 @@ SOURCE_TOPIC = "source_topic"  # its topic, on records that come from more than 
 REQUEST_TIMEOUT_MS = 40_000
 # A view reads one partition: the broker answers at once when there is news, so ask seldom.
 VIEW_WAIT_MS = 1_000
+
+
+_send = AIOKafkaConnection.send
+
+
+def _send_unless_closed(
+    connection: AIOKafkaConnection, request: Any, expect_response: bool = True
+) -> Any:
+    """aiokafka's own, which ends clients for good on uvloop (aio-libs/aiokafka#1038).
+
+    Between the end of a connection and aiokafka's notice of it, asyncio's transport drops what is
+    written and uvloop's raises ``RuntimeError``. aiokafka expects ``OSError`` alone: the task that
+    keeps its metadata fresh ends, and everything that waits for metadata waits forever.
+    """
+    try:
+        return _send(connection, request, expect_response)
+    except RuntimeError as error:
+        connection.close(reason=CloseReason.CONNECTION_BROKEN, exc=error)
+        raise KafkaConnectionError(
+            f"Connection at {connection.host}:{connection.port} broken: {error}"
+        ) from error
+
+
+AIOKafkaConnection.send = _send_unless_closed
 
 
 def producer(bootstrap_servers: str, *, client_id: str, **options: Any) -> AIOKafkaProducer:

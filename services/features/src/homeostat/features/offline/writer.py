@@ -115,8 +115,6 @@ class Writer:
                 session = await self._current()
                 ends = await session.ends()
         except (TimeoutError, KafkaError, ConsumerStoppedError) as error:
-            if self._session is not None:  # a client that a broker's death has left stuck
-                self._session.give_up()
             raise self._unavailable("Kafka does not answer") from error
         try:
             async with asyncio.timeout(self._settings.offline_commit_timeout.total_seconds()):
@@ -216,7 +214,7 @@ class _Session:
         self._woken = asyncio.Event()
         self._settled = asyncio.Condition()
         self._waiting: list[Ends] = []
-        self._is_over = self._is_given_up = False
+        self._is_over = False
         self._commits = dict.fromkeys(_FEEDS, 0)
         self._maintenance: asyncio.Task[None] | None = None
 
@@ -241,11 +239,6 @@ class _Session:
 
     def wake(self) -> None:
         self._woken.set()
-
-    def give_up(self) -> None:
-        """Have the session end, and another one begin with a new client."""
-        self._is_given_up = True
-        self.wake()
 
     # What callers ask --------------------------------------------------------------------------
 
@@ -289,8 +282,6 @@ class _Session:
 
     async def follow(self, stopping: asyncio.Event) -> None:
         while not stopping.is_set():
-            if self._is_given_up:
-                raise TransientError("Kafka has not answered this client")
             if self._must_own:
                 await self._own()
             polled = await self._reader.getmany(timeout_ms=POLL_MILLIS, max_records=POLL_RECORDS)
