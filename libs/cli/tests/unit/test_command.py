@@ -102,3 +102,17 @@ def test_without_a_broker_a_command_says_so(
     assert told.exit_code != 0
     assert "no broker answers at 127.0.0.1:1" in told.output
     assert "homeostat up" in told.output
+
+
+def test_validate_tells_the_problems_of_every_file(tmp_path: Path) -> None:
+    good = Path(__file__).parents[4] / "pipelines" / "fraud" / "pipeline.yaml"
+    wrong = [tmp_path / "first.yaml", tmp_path / "second.yaml"]
+    for path in wrong:
+        path.write_text("ownr: risk\n")
+
+    told = CliRunner().invoke(app, ["validate", str(wrong[0]), str(good), str(wrong[1])])
+
+    assert told.exit_code == 1
+    assert "'fraud' is valid" in told.stdout
+    for path in wrong:
+        assert f"{path}:1 ownr: unknown key 'ownr'" in told.stderr

@@ -42,7 +42,11 @@ def refusal(folder: Path, old: str, new: str) -> list[str]:
     assert old in GOOD
     with pytest.raises(PipelineFileError) as refused:
         load(write(folder, GOOD.replace(old, new)))
-    return [str(violation) for violation in refused.value.violations]
+    return told(refused.value, folder)
+
+
+def told(refused: PipelineFileError, folder: Path) -> list[str]:
+    return [str(violation).removeprefix(f"{folder}/") for violation in refused.violations]
 
 
 def test_a_good_file_loads(tmp_path: Path) -> None:
@@ -71,7 +75,7 @@ def test_an_altered_snapshot_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "expected"),
     [
         (
             "owner: risk",
@@ -106,17 +110,29 @@ def test_an_altered_snapshot_is_refused(tmp_path: Path) -> None:
             "key: custmer\n",
             "pipeline.yaml:7 source.key: there is no field 'custmer' (did you mean 'customer'?)",
         ),
+        (
+            "key: customer\n",
+            "key: amount\n",
+            "pipeline.yaml:7 source.key: 'amount' is a decimal, but a key is a string "
+            "(write amount: string under fields)",
+        ),
+        (
+            "amount / mean_1h",
+            "amount - at",
+            "pipeline.yaml:17 features.ratio.expression: column 10: there is no 'at' "
+            "(the event time is called event_time)",
+        ),
         ("[10, 100]", "[10, 5]", "pipeline.yaml:20 rollout.steps: steps grow and"),
         ("[10, 100]", "[0.1, 200]", "pipeline.yaml:20 rollout.steps.1: a step is a percentage"),
         ("maturity: 1d", "maturity: 1", "pipeline.yaml:8 source.label.maturity: a duration needs"),
     ],
 )
 def test_a_problem_names_its_line_its_path_and_the_fix(
-    tmp_path: Path, old: str, new: str, told: str
+    tmp_path: Path, old: str, new: str, expected: str
 ) -> None:
     lines = refusal(tmp_path, old, new)
 
-    assert any(line.startswith(told) for line in lines), lines
+    assert any(line.startswith(expected) for line in lines), lines
 
 
 def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
@@ -169,7 +185,19 @@ def test_an_unknown_measure_of_a_policy_is_refused_with_its_line(tmp_path: Path)
     with pytest.raises(PipelineFileError) as refused:
         load_policy(path)
 
-    assert refused.value.violations[0].path == "policy.yaml:3 rules.0.measure"
+    assert told(refused.value, tmp_path)[0].startswith("policy.yaml:3 rules.0.measure: ")
+
+
+def test_problems_of_the_policy_are_told_with_those_of_the_pipeline(tmp_path: Path) -> None:
+    (tmp_path / "policy.yaml").write_text("apiVersion: homeostat/v1\nruls: []\n")
+    text = GOOD.replace("owner: risk", "ownr: risk") + "    governance: policy.yaml\n"
+
+    with pytest.raises(PipelineFileError) as refused:
+        load(write(tmp_path, text))
+
+    lines = told(refused.value, tmp_path)
+    assert any(line.startswith("pipeline.yaml:3 ownr: ") for line in lines), lines
+    assert any(line.startswith("policy.yaml:2 ruls: ") for line in lines), lines
 
 
 @pytest.mark.parametrize("aggregate", ["distinct(channel)", "distinct(id)", "count(channel)"])

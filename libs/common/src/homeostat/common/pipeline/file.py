@@ -24,32 +24,38 @@ def load(path: Path) -> Pipeline:
         PipelineFileError: with one violation per problem, ``file:line key.path``.
     """
     tree = _read(path)
-    if isinstance(tree.root, dict) and "policy" in tree.root:
-        raise PipelineFileError(
-            f"{path.name} cannot be accepted",
-            violations=[
-                Violation(
-                    tree.place(("policy",)),
-                    "the policy has a file of its own",
-                    "write governance: policy.yaml",
-                )
-            ],
-        )
-    governance = tree.root.get("governance") if isinstance(tree.root, dict) else None
-    if isinstance(governance, str):
-        policy = load_policy(path.parent / governance)
-        tree.root["policy"] = policy.model_dump(mode="json", by_alias=True)
-    pipeline = _validate(Pipeline, tree)
-    problems = references.problems(pipeline)
-    if problems:
-        raise _refused(
-            tree,
-            [
-                Violation(tree.place(problem.path), problem.message, problem.fix)
-                for problem in problems
-            ],
-        )
+    violations = _inline_policy(tree, path.parent)
+    try:
+        pipeline = _validate(Pipeline, tree)
+    except PipelineFileError as error:
+        raise _refused(tree, [*error.violations, *violations]) from error
+    violations += [
+        Violation(tree.place(problem.path), problem.message, problem.fix)
+        for problem in references.problems(pipeline)
+    ]
+    if violations:
+        raise _refused(tree, violations)
     return pipeline
+
+
+def _inline_policy(tree: YamlTree, folder: Path) -> list[Violation]:
+    """Put the governance file's policy into the tree; what is wrong with it, in its own lines."""
+    if not isinstance(tree.root, dict):
+        return []
+    if "policy" in tree.root:
+        place = tree.place(("policy",))
+        del tree.root["policy"]
+        fix = "write governance: policy.yaml"
+        return [Violation(place, "the policy has a file of its own", fix)]
+    governance = tree.root.get("governance")
+    if not isinstance(governance, str):
+        return []
+    try:
+        policy = load_policy(folder / governance)
+    except PipelineFileError as error:
+        return list(error.violations) or [Violation(tree.place(("governance",)), error.detail)]
+    tree.root["policy"] = policy.model_dump(mode="json", by_alias=True)
+    return []
 
 
 def load_policy(path: Path) -> Policy:
@@ -64,7 +70,7 @@ def _read(path: Path) -> YamlTree:
         raise PipelineFileError(f"there is no file {path}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise PipelineFileError(f"{path} cannot be read: {error}") from error
-    return yaml_tree.parse(text, name=path.name)
+    return yaml_tree.parse(text, name=str(path))
 
 
 def _validate(model: type[M], tree: YamlTree) -> M:

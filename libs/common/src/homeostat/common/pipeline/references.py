@@ -62,30 +62,45 @@ def _source(pipeline: Pipeline) -> Iterator[Problem]:
             continue
         yield from _field_exists(pipeline, name, ("source", role))
         if name in pipeline.fields and pipeline.fields[name].optional:
-            yield Problem(("source", role), f"the {role} field {name!r} cannot be optional")
+            yield Problem(
+                ("source", role),
+                f"the {role} field {name!r} cannot be optional",
+                "take optional: true from the field",
+            )
+    yield from _is_text(pipeline, source.key, ("source", "key"))
     yield from _field_exists(pipeline, pipeline.unit, ("unit",))
+    yield from _is_text(pipeline, pipeline.unit, ("unit",))
     if source.time in pipeline.fields:
-        yield Problem(("source", "time"), f"{source.time!r} is the event time, not a field")
+        yield Problem(
+            ("source", "time"),
+            f"{source.time!r} is the event time, not a field",
+            "take it from fields; expressions call it event_time",
+        )
     for outcome in filter(None, (source.label.field, source.label.time)):
         if outcome in pipeline.fields:
             message = f"{outcome!r} belongs to the label, not to the event"
-            yield Problem(("fields", outcome), message)
+            yield Problem(("fields", outcome), message, "take it from fields")
 
 
 def _fields(pipeline: Pipeline) -> Iterator[Problem]:
     for name, spec in pipeline.fields.items():
         if name in RESERVED:
-            yield Problem(("fields", name), f"the name {name!r} is reserved")
+            yield Problem(("fields", name), f"the name {name!r} is reserved", "choose another")
         if name in pipeline.features:
-            yield Problem(("features", name), f"{name!r} is already a field")
+            yield Problem(("features", name), f"{name!r} is already a field", "choose another")
         if spec.pii is not None and spec.type is not FieldType.STRING:
-            yield Problem(("fields", name, "pii"), "only a string can be dropped or hashed")
+            yield Problem(
+                ("fields", name, "pii"),
+                "only a string can be dropped or hashed",
+                "make it type: string, or take pii from it",
+            )
 
 
 def _aggregates(pipeline: Pipeline) -> Iterator[Problem]:
     for name, spec in pipeline.aggregates.items():
         path: KeyPath = ("features", name)
         yield from _field_exists(pipeline, spec.entity, (*path, "entity"))
+        yield from _is_text(pipeline, spec.entity, (*path, "entity"))
         try:
             aggregate = parse_aggregate(spec.aggregate)
         except ValueError as error:
@@ -114,6 +129,16 @@ def _is_number(pipeline: Pipeline, name: str, path: KeyPath) -> Iterator[Problem
         )
 
 
+def _is_text(pipeline: Pipeline, name: str, path: KeyPath) -> Iterator[Problem]:
+    """Keys are texts: on topics, in the store and in requests."""
+    if name in pipeline.fields and pipeline.fields[name].type is not FieldType.STRING:
+        yield Problem(
+            path,
+            f"{name!r} is a {pipeline.fields[name].type}, but a key is a string",
+            f"write {name}: string under fields",
+        )
+
+
 def expression_names(pipeline: Pipeline) -> dict[str, Name]:
     """What an expression may name: event fields, the event time, and every feature."""
     names = {"event_time": Name(NameKind.TIME)}
@@ -133,18 +158,25 @@ def _expressions(pipeline: Pipeline) -> Iterator[Problem]:
         try:
             expression = compile_expression(spec.expression, names)
         except ExpressionError as error:
-            yield Problem(path, str(error))
+            is_time = f"{pipeline.source.time!r}" in str(error)
+            fix = "the event time is called event_time" if is_time else None
+            yield Problem(path, str(error), fix)
             continue
         later = [other for other in expression.names if other not in defined]
         if later:
-            yield Problem(path, f"{later[0]!r} is defined further down, or by itself")
+            message = f"{later[0]!r} is defined further down, or by itself"
+            yield Problem(path, message, f"define {later[0]} above {name}")
         defined.add(name)
 
 
 def _rollout(pipeline: Pipeline) -> Iterator[Problem]:
     rollout = pipeline.rollout
     if rollout.experiment and rollout.experiment.share > rollout.steps[-1] - rollout.holdback:
-        yield Problem(("rollout", "experiment", "share"), "the experiment leaves no control")
+        yield Problem(
+            ("rollout", "experiment", "share"),
+            "the experiment leaves no control",
+            f"at most {rollout.steps[-1] - rollout.holdback:.0%}",
+        )
 
 
 def _slices(pipeline: Pipeline) -> Iterator[Problem]:
