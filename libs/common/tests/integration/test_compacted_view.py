@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -47,15 +47,20 @@ class Following:
 
     def __init__(self, topic: topics.Topic, broker: str, directory: Path | None = None) -> None:
         self.told: list[Told] = []
+        self.seen: list[Mapping[str, int]] = []  # the values at each record that is read
         self.view = kafka.CompactedView(
             topic,
-            int,
+            self._decode,
             bootstrap_servers=broker,
             client_id="test",
             directory=directory,
             on_change=lambda key, value: self.told.append((key, value)),
             is_newer=lambda new, old: new >= old,
         )
+
+    def _decode(self, value: bytes) -> int:
+        self.seen.append(self.view.values)
+        return int(value)
 
     async def __aenter__(self) -> Following:
         await self.view.start()
@@ -85,6 +90,18 @@ async def test_history_is_told_as_it_ended_and_then_each_change(
 
     assert following.told == [("kept", 2), ("kept", 3), ("kept", None), ("new", 1)]
     assert following.view.undecodable == 2
+
+
+async def test_values_never_stand_amid_history(
+    stack: SessionStack, topic: topics.Topic, write: Write
+) -> None:
+    await write([("gone", b"1"), ("kept", b"1"), ("gone", None), ("kept", b"2")])
+
+    async with Following(topic, stack.kafka) as following:
+        await following.told_of("kept", 2)
+
+    assert following.seen == [{}] * 3
+    assert following.view.values == {"kept": 2}
 
 
 async def test_without_a_broker_the_last_good_values_come_from_the_disk(

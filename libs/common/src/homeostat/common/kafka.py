@@ -229,7 +229,8 @@ class CompactedView(Generic[T]):
         self._on_change = on_change
         self._is_newer = is_newer
         self._raw: dict[str, bytes] = {}
-        self._values: dict[str, T] = {}
+        self._values: dict[str, T] = {}  # as far as was read, which may be amid history
+        self._shown: Mapping[str, T] = {}
         self._untold: dict[str, None] = {}
         self._told: set[str] = set()
         self._caught_up = asyncio.Event()
@@ -245,7 +246,8 @@ class CompactedView(Generic[T]):
 
     @property
     def values(self) -> Mapping[str, T]:
-        return self._values
+        """The last whole state: never one from amid the topic's history."""
+        return self._shown
 
     @property
     def is_caught_up(self) -> bool:
@@ -273,7 +275,7 @@ class CompactedView(Generic[T]):
     async def wait_for(self, predicate: Callable[[Mapping[str, T]], bool]) -> None:
         """Wait until the values satisfy ``predicate``."""
         async with self._changed:
-            await self._changed.wait_for(lambda: predicate(self._values))
+            await self._changed.wait_for(lambda: predicate(self._shown))
 
     async def _follow(self) -> None:
         backoff = 0.2
@@ -351,6 +353,7 @@ class CompactedView(Generic[T]):
     def _tell(self) -> None:
         """Hand every key that has changed to ``on_change``; one that came and went is skipped."""
         changed, self._untold = self._untold, {}
+        self._shown = dict(self._values)
         for key in changed:
             value = self._values.get(key)
             if value is None and key not in self._told:
