@@ -176,6 +176,18 @@ def test_nothing_had_to_be_started_again(system: RunningSystem) -> None:
     assert committed["rows"]["events"] >= EVENTS
 
 
+@pytest.mark.usefixtures("dirty")
+def test_nothing_is_left_behind(system: RunningSystem) -> None:
+    lags = {
+        (labels["topic"], labels["partition"]): value
+        for labels, value in samples(system, "kafka_consumer_lag_records")
+        if labels["group"] == f"features-{NAME}"
+    }
+
+    assert topics.EVENTS.of(NAME) in {topic for topic, _ in lags}
+    assert set(lags.values()) == {0}
+
+
 async def books(system: RunningSystem) -> Counter[str]:
     """What became of the records, once all of them are committed."""
     async with asyncio.timeout(WAIT_SECONDS):

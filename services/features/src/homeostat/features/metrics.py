@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -10,12 +11,20 @@ from prometheus_client.registry import Collector
 
 from homeostat.features.supervision import WorkerSupervisor
 
+_LAG_LABELS = ("group", "topic", "partition")
+
 
 class WorkerCollector(Collector):
     """Exports what the workers reported, so that the figures are exact across their restarts."""
 
-    def __init__(self, workers: Callable[[], Mapping[str, WorkerSupervisor]]) -> None:
+    def __init__(
+        self,
+        workers: Callable[[], Mapping[str, WorkerSupervisor]],
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._workers = workers
+        self._now = now
 
     def collect(self) -> Iterable[Metric]:
         records = CounterMetricFamily(
@@ -27,6 +36,17 @@ class WorkerCollector(Collector):
             "features_position_offset",
             "Next input offset of a partition.",
             labels=("pipeline", "topic", "partition"),
+        )
+        behind = GaugeMetricFamily(
+            "kafka_consumer_lag_records",
+            "Records of a partition that are not taken in, as the worker last knew.",
+            labels=_LAG_LABELS,
+        )
+        behind_seconds = GaugeMetricFamily(
+            "kafka_consumer_lag_seconds",
+            "Since when a partition has not been taken in whole: the time between two reports "
+            "when nothing is behind, growing while its worker is stuck.",
+            labels=_LAG_LABELS,
         )
         restarts = CounterMetricFamily(
             "features_worker_restarts",
@@ -48,6 +68,11 @@ class WorkerCollector(Collector):
             for part in worker.report.partitions:
                 place = (name, part.topic, str(part.partition))
                 positions.add_metric(place, part.position)
+                source = (f"features-{name}", *place[1:])
+                behind.add_metric(source, part.end - part.position)
+                if part.current_at:
+                    seconds = self._now() - part.current_at / 1000
+                    behind_seconds.add_metric(source, max(0.0, seconds))
                 for fate, number in part.counters.items():
                     records.add_metric((*place, fate), number)
-        return (records, positions, restarts, restore, up)
+        return (records, positions, behind, behind_seconds, restarts, restore, up)

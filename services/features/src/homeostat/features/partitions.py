@@ -135,6 +135,7 @@ class InputPartition(ABC):
         self.source = source
         self.context = context
         self.marker = Marker()
+        self.current_at = 0  # epoch ms: all that the broker had then is taken in
         self._state_topic = state_topic
         self._materializer = Materializer(
             context.redis,
@@ -263,6 +264,7 @@ class InputPartition(ABC):
         ) as traceparents:
             outputs = await self.handle(records, arrivals, traceparents)
             self.marker.position = records[-1].offset + 1
+            self.current_at = max(self.current_at, records[-1].timestamp)
             newest = max(arrival.intake for arrival in arrivals)
             self.marker.pipeline_time = max(self.marker.pipeline_time, newest)
             self._deliver(outputs)

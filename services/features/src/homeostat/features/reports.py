@@ -11,6 +11,8 @@ class PartitionReport(msgspec.Struct, frozen=True):
     position: int  # taken in
     committed: int  # in the last transaction
     counters: dict[str, int]  # as committed
+    end: int  # behind the last record of the broker
+    current_at: int  # epoch ms: all that stood there then is taken in; 0 before anything is known
 
 
 class Report(msgspec.Struct, frozen=True):

@@ -72,7 +72,7 @@ async def run(pipeline: Pipeline, settings: Settings, *, report_to: int | None =
         await stack.enter_async_context(_started(app, assignment))
         beating = asyncio.create_task(_confirm_idle(app, assignment, settings.heartbeat_interval))
         if report_to is not None:
-            reporting = asyncio.create_task(_report(assignment, report_to))
+            reporting = asyncio.create_task(_report(app, assignment, report_to))
             stack.callback(reporting.cancel)
         ends: list[asyncio.Future[Any]] = [
             failed,
@@ -200,28 +200,34 @@ async def _confirm_idle(app: BatchApp, assignment: Assignment, interval: timedel
                 partition.confirm()
 
 
-async def _report(assignment: Assignment, file: int) -> None:
+async def _report(app: BatchApp, assignment: Assignment, file: int) -> None:
     """Tell the supervisor where every partition stands; silence tells it more."""
     loop = asyncio.get_running_loop()
     transport, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, os.fdopen(file, "wb"))
     while not transport.is_closing():
         report = Report(
-            [
-                PartitionReport(
-                    partition.source.topic,
-                    partition.source.partition,
-                    partition.marker.position,
-                    partition.committed.position,
-                    partition.committed.counters,
-                )
-                for partition in assignment.partitions
-            ],
+            [_partition_report(app, partition) for partition in assignment.partitions],
             assignment.restore_seconds,
         )
         transport.write(msgspec.json.encode(report) + b"\n")
         await asyncio.sleep(REPORT_SECONDS)
     logger.warning("the supervisor is gone")
     os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _partition_report(app: BatchApp, partition: InputPartition) -> PartitionReport:
+    position, seen = partition.marker.position, app.last_seen(partition.source)
+    if seen is not None and position >= seen.end:
+        partition.current_at = max(partition.current_at, seen.at)
+    return PartitionReport(
+        partition.source.topic,
+        partition.source.partition,
+        position,
+        partition.committed.position,
+        partition.committed.counters,
+        end=position if seen is None else max(position, seen.end),
+        current_at=partition.current_at,
+    )
 
 
 def main() -> int:
