@@ -230,7 +230,7 @@ class CompactedView(Generic[T]):
         self._is_newer = is_newer
         self._raw: dict[str, bytes] = {}
         self._values: dict[str, T] = {}  # as far as was read, which may be amid history
-        self._shown: Mapping[str, T] = {}
+        self._shown: dict[str, T] = {}  # one object for good: readers hold it
         self._untold: dict[str, None] = {}
         self._told: set[str] = set()
         self._caught_up = asyncio.Event()
@@ -246,7 +246,7 @@ class CompactedView(Generic[T]):
 
     @property
     def values(self) -> Mapping[str, T]:
-        """The last whole state: never one from amid the topic's history."""
+        """The last whole state, live and never from amid the topic's history."""
         return self._shown
 
     @property
@@ -353,7 +353,11 @@ class CompactedView(Generic[T]):
     def _tell(self) -> None:
         """Hand every key that has changed to ``on_change``; one that came and went is skipped."""
         changed, self._untold = self._untold, {}
-        self._shown = dict(self._values)
+        for key in changed:
+            if key in self._values:
+                self._shown[key] = self._values[key]
+            else:
+                self._shown.pop(key, None)
         for key in changed:
             value = self._values.get(key)
             if value is None and key not in self._told:
