@@ -36,7 +36,7 @@ async def read(receive: Receive, *, limit: int, announced: str = "") -> bytes | 
         BodyTooLarge: as soon as it is known.
     """
     if announced.isdecimal() and int(announced) > limit:
-        raise _too_large(limit)
+        raise too_large(limit)
     parts: list[bytes] = []
     size = 0
     while True:
@@ -46,7 +46,7 @@ async def read(receive: Receive, *, limit: int, announced: str = "") -> bytes | 
         part = message.get("body", b"")
         size += len(part)
         if size > limit:
-            raise _too_large(limit)
+            raise too_large(limit)
         parts.append(part)
         if not message.get("more_body"):
             return parts[0] if len(parts) == 1 else b"".join(parts)
@@ -96,5 +96,6 @@ def _is_object(line: bytes) -> bool:
         return False
 
 
-def _too_large(limit: int) -> BodyTooLarge:
+def too_large(limit: int) -> BodyTooLarge:
+    """The refusal of a body of more than ``limit`` bytes."""
     return BodyTooLarge(f"the body is larger than {limit} bytes", fix="send smaller batches")

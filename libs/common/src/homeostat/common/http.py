@@ -17,6 +17,7 @@ from pydantic import StringConstraints
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from homeostat.common import bodies
 from homeostat.common.errors import HomeostatError, InvalidInput, Unparsable, Violation, problem
 from homeostat.common.health import Health
 
@@ -29,10 +30,14 @@ DRAIN_SECONDS = 0.5
 LEAVE_SECONDS = 1.0
 _PREFIX, _SUFFIX = "/v1/pipelines/", "/predict"
 GRACE_SECONDS = 15
+MAX_BODY_BYTES = 1_000_000
 
 
-def application(health: Health, **options: Any) -> FastAPI:
-    """A FastAPI application with the health routes and one way to tell errors."""
+def application(health: Health, *, max_body_bytes: int = MAX_BODY_BYTES, **options: Any) -> FastAPI:
+    """A FastAPI application with the health routes and one way to tell errors.
+
+    A request whose body is longer than ``max_body_bytes`` is refused as soon as that is known.
+    """
     app = FastAPI(title=health.service, **options)
     app.state.health = health
     app.include_router(health.router())
@@ -40,6 +45,7 @@ def application(health: Health, **options: Any) -> FastAPI:
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(Exception, _unexpected)
+    app.add_middleware(_BoundedBody, limit=max_body_bytes)
     return app
 
 
@@ -78,6 +84,8 @@ async def _validation_error(_request: Request, error: Any) -> JSONResponse:
 
 
 async def _http_error(_request: Request, error: Any) -> JSONResponse:
+    if isinstance(error.__cause__, HomeostatError):  # FastAPI's cover over what a read has raised
+        return render(error.__cause__)
     if error.status_code == HTTPStatus.BAD_REQUEST:  # FastAPI's word for what its JSON cannot read
         return render(Unparsable("the body is not JSON that can be read"))
     status = HTTPStatus(error.status_code)
@@ -94,6 +102,28 @@ async def _http_error(_request: Request, error: Any) -> JSONResponse:
 async def _unexpected(_request: Request, error: Any) -> JSONResponse:
     logger.error("request failed unexpectedly", exc_info=error)
     return render(HomeostatError("an unexpected error; the log has it by trace id"))
+
+
+class _BoundedBody:
+    """Ends the reading of a body that has become too long."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._app = app
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        size = 0
+
+        async def receive_bounded() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self._limit:
+                raise bodies.too_large(self._limit)
+            return message
+
+        is_http = scope["type"] == "http"
+        await self._app(scope, receive_bounded if is_http else receive, send)
 
 
 class DrainingServer(uvicorn.Server):

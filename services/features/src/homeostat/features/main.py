@@ -26,6 +26,7 @@ from homeostat.features import api
 from homeostat.features.metrics import WorkerCollector
 from homeostat.features.offline.api import routes as offline_routes
 from homeostat.features.offline.writers import Writers
+from homeostat.features.serving.api import MAX_BODY_BYTES
 from homeostat.features.serving.api import routes as serving_routes
 from homeostat.features.serving.catalogue import Announced, Catalogue
 from homeostat.features.serving.feast import routes as feast_routes
@@ -82,7 +83,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             await parts.snapshots.stop()
             await asyncio.gather(parts.workers.stop(), parts.writers.stop())
 
-    app = application(health, lifespan=lifespan)
+    app = application(health, max_body_bytes=MAX_BODY_BYTES, lifespan=lifespan)
     app.include_router(api.routes(lambda: running[0].workers, lambda: running[0].redis))
     app.include_router(offline_routes(lambda: running[0].writers))
     app.include_router(serving_routes(lambda: running[0].reader, lambda: running[0].catalogue))

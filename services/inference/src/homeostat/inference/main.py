@@ -150,7 +150,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         await artifact_redis.aclose()
         await asyncio.gather(topic_maker, return_exceptions=True)
 
-    app = application(health, lifespan=lifespan)
+    app = application(health, max_body_bytes=settings.max_body_bytes, lifespan=lifespan)
     app.add_middleware(
         api.PredictRoute, predictor=predictor, max_body_bytes=settings.max_body_bytes
     )

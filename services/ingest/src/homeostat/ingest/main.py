@@ -74,7 +74,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             await pipelines.stop()
             await publisher.stop()
 
-    app = application(health, lifespan=lifespan)
+    app = application(health, max_body_bytes=settings.max_body_bytes, lifespan=lifespan)
     app.include_router(api.routes(lambda: desk[0]))
     return app
 

@@ -131,7 +131,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 await asyncio.gather(follower.stop(), *(view.stop() for view in views))
                 await publisher.stop()
 
-    app = application(health, lifespan=lifespan)
+    app = application(health, max_body_bytes=settings.max_body_bytes, lifespan=lifespan)
     app.include_router(api.routes(lambda: desk[0]))
     app.add_middleware(HotRoute, predictions=lambda: desk[0].predictions)
     return app
