@@ -100,6 +100,20 @@ def test_what_lags_behind_is_stale_and_keeps_its_value() -> None:
     assert names(answer)[:2] == ["stale", "stale"]
 
 
+def test_a_row_that_is_absent_under_old_progress_may_be_there_by_now() -> None:
+    answer = read({"c": None}, age=STALE_AFTER + timedelta(seconds=1))
+
+    assert names(answer)[:2] == ["unavailable", "unavailable"]
+    assert answer.is_degraded.tolist() == [True]
+
+
+def test_a_row_read_long_before_its_events_is_degraded() -> None:
+    answer = read({"c": row(NOW + 10 * 86_400_000)}, age=timedelta(0))
+
+    assert names(answer)[:2] == ["unavailable", "unavailable"]
+    assert answer.is_degraded.tolist() == [True]
+
+
 def test_a_row_that_is_absent_under_fresh_progress_is_missing() -> None:
     answer = read({"c": None}, age=timedelta(0))
 

@@ -83,10 +83,11 @@ class OnlineAnswer:
 
     @property
     def is_degraded(self) -> Mask:
-        lost = np.zeros(len(self.ages_ms), np.bool_)
-        for mask in self.is_lost.values():
-            lost |= mask
-        return lost
+        """Rows that lack what the store may know: an entity is lost, or a value out of reach."""
+        degraded: Mask = (self.vectors.statuses == Status.UNAVAILABLE).any(axis=1)
+        for lost in self.is_lost.values():
+            degraded |= lost
+        return degraded
 
 
 class OnlineRows:
