@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from pathlib import Path
 
 import httpx
@@ -10,7 +11,7 @@ import psutil
 import pytest
 
 from homeostat.cli.publishing import publish
-from homeostat.cli.testing import ServiceProcess, SessionStack, running_service
+from homeostat.cli.testing import ServiceProcess, SessionStack, StoppableRedis, running_service
 
 from .conftest import Rig
 
@@ -25,6 +26,13 @@ async def workers(server: ServiceProcess) -> list[psutil.Process]:
             if (await client.get("/readyz")).status_code == 200:
                 return psutil.Process(server.process.pid).children()
             await asyncio.sleep(0.1)
+
+
+def wait_for_line(server: ServiceProcess, words: str) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while words not in server.log.read_text():
+        assert time.monotonic() < deadline, server.log.read_text()
+        time.sleep(0.1)
 
 
 async def test_a_killed_server_leaves_no_worker_behind(
@@ -42,5 +50,25 @@ async def test_a_killed_server_leaves_no_worker_behind(
         assert len(running) == 1  # of the pipelines that are gone, none was started
         server.kill()
         _, alive = await asyncio.to_thread(psutil.wait_procs, running, PATIENCE_SECONDS)
+
+    assert alive == []
+
+
+async def test_nor_one_that_still_waits_for_its_store(
+    rig: Rig, stack: SessionStack, tmp_path: Path
+) -> None:
+    await publish(rig.pipeline, bootstrap_servers=stack.kafka)
+    with running_service(
+        "homeostat.features",
+        stack,
+        tmp_path,
+        port_variable="FEATURES_PORT",
+        env={"FEATURES_GRPC_PORT": "0", "REDIS_URL": StoppableRedis().url},
+    ) as server:
+        await asyncio.to_thread(wait_for_line, server, "store unavailable")
+        waiting = psutil.Process(server.process.pid).children()
+        assert waiting
+        server.kill()
+        _, alive = await asyncio.to_thread(psutil.wait_procs, waiting, PATIENCE_SECONDS)
 
     assert alive == []

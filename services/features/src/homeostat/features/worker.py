@@ -49,6 +49,39 @@ CRASHED = 1
 FORCED = 130  # the exit status after a second signal
 
 
+class Stop:
+    """Called when the worker shall end: by a signal, or because its supervisor is gone.
+
+    While it starts there is nothing to settle, and a server that it waits for may be away for long:
+    it ends at once. So it does at the second call.
+    """
+
+    def __init__(self) -> None:
+        self.wished = asyncio.Event()
+        self.is_starting = True
+
+    def __call__(self) -> None:
+        if self.wished.is_set():
+            os._exit(FORCED)
+        if self.is_starting:
+            logger.info("ends while starting")
+            logging.shutdown()
+            os._exit(0)
+        self.wished.set()
+
+
+class Supervised(asyncio.BaseProtocol):
+    """The pipe to the supervisor, whose loss is the supervisor's death."""
+
+    def __init__(self, stop: Stop) -> None:
+        self._stop = stop
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        logger.warning("the supervisor is gone")
+        if not self._stop.wished.is_set():
+            self._stop()
+
+
 async def run(pipeline: Pipeline, settings: Settings, *, report_to: int | None = None) -> None:
     """Work until SIGTERM; raises whatever makes going on impossible."""
     loop = asyncio.get_running_loop()
@@ -58,9 +91,10 @@ async def run(pipeline: Pipeline, settings: Settings, *, report_to: int | None =
         if not failed.done():
             failed.set_exception(error)
 
-    stopping = asyncio.Event()
+    stop = Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, lambda: _stop_or_force(stopping))
+        loop.add_signal_handler(number, stop)
+    reports = None if report_to is None else await _supervised(report_to, stop)
 
     await kafka.ensure_topics(settings.kafka_bootstrap_servers, topics.of_pipeline(pipeline))
     async with AsyncExitStack() as stack:
@@ -70,13 +104,14 @@ async def run(pipeline: Pipeline, settings: Settings, *, report_to: int | None =
         _spare_the_collector()
         app = _application(context, assignment)
         await stack.enter_async_context(_started(app, assignment))
+        stop.is_starting = False
         beating = asyncio.create_task(_confirm_idle(app, assignment, settings.heartbeat_interval))
-        if report_to is not None:
-            reporting = asyncio.create_task(_report(app, assignment, report_to))
+        if reports is not None:
+            reporting = asyncio.create_task(_report(app, assignment, reports))
             stack.callback(reporting.cancel)
         ends: list[asyncio.Future[Any]] = [
             failed,
-            asyncio.ensure_future(stopping.wait()),
+            asyncio.ensure_future(stop.wished.wait()),
             asyncio.ensure_future(app.wait_until_stopped()),
             beating,
         ]
@@ -86,7 +121,7 @@ async def run(pipeline: Pipeline, settings: Settings, *, report_to: int | None =
         for end in (failed, beating):
             if end.done():
                 end.result()
-        if not stopping.is_set():
+        if not stop.wished.is_set():
             raise RuntimeError("the consumer has stopped") from app.crash_reason
         logger.info("draining")
 
@@ -106,12 +141,6 @@ def _spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(GC_ALLOCATIONS, 20, 100)
-
-
-def _stop_or_force(stopping: asyncio.Event) -> None:
-    if stopping.is_set():
-        os._exit(FORCED)
-    stopping.set()
 
 
 async def _context(
@@ -200,19 +229,22 @@ async def _confirm_idle(app: BatchApp, assignment: Assignment, interval: timedel
                 partition.confirm()
 
 
-async def _report(app: BatchApp, assignment: Assignment, file: int) -> None:
-    """Tell the supervisor where every partition stands; silence tells it more."""
+async def _supervised(file: int, stop: Stop) -> asyncio.WriteTransport:
+    """The pipe for reports; the worker stops when nobody holds its other end any more."""
     loop = asyncio.get_running_loop()
-    transport, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, os.fdopen(file, "wb"))
-    while not transport.is_closing():
+    transport, _ = await loop.connect_write_pipe(lambda: Supervised(stop), os.fdopen(file, "wb"))
+    return transport
+
+
+async def _report(app: BatchApp, assignment: Assignment, reports: asyncio.WriteTransport) -> None:
+    """Tell the supervisor where every partition stands; silence tells it more."""
+    while not reports.is_closing():
         report = Report(
             [_partition_report(app, partition) for partition in assignment.partitions],
             assignment.restore_seconds,
         )
-        transport.write(msgspec.json.encode(report) + b"\n")
+        reports.write(msgspec.json.encode(report) + b"\n")
         await asyncio.sleep(REPORT_SECONDS)
-    logger.warning("the supervisor is gone")
-    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _partition_report(app: BatchApp, partition: InputPartition) -> PartitionReport:
