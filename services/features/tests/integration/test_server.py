@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -17,6 +18,14 @@ from .conftest import Rig
 
 pytestmark = pytest.mark.integration
 PATIENCE_SECONDS = 120
+
+
+@pytest.fixture(autouse=True)
+def published(rig: Rig, stack: SessionStack) -> Iterator[None]:
+    """One pipeline, and no other, for as long as the test lasts."""
+    asyncio.run(publish(rig.pipeline, bootstrap_servers=stack.kafka))
+    yield
+    stack.retire_pipelines()
 
 
 async def workers(server: ServiceProcess) -> list[psutil.Process]:
@@ -35,10 +44,7 @@ def wait_for_line(server: ServiceProcess, words: str) -> None:
         time.sleep(0.1)
 
 
-async def test_a_killed_server_leaves_no_worker_behind(
-    rig: Rig, stack: SessionStack, tmp_path: Path
-) -> None:
-    await publish(rig.pipeline, bootstrap_servers=stack.kafka)
+async def test_a_killed_server_leaves_no_worker_behind(stack: SessionStack, tmp_path: Path) -> None:
     with running_service(
         "homeostat.features",
         stack,
@@ -54,10 +60,7 @@ async def test_a_killed_server_leaves_no_worker_behind(
     assert alive == []
 
 
-async def test_nor_one_that_still_waits_for_its_store(
-    rig: Rig, stack: SessionStack, tmp_path: Path
-) -> None:
-    await publish(rig.pipeline, bootstrap_servers=stack.kafka)
+async def test_nor_one_that_still_waits_for_its_store(stack: SessionStack, tmp_path: Path) -> None:
     with running_service(
         "homeostat.features",
         stack,
@@ -67,7 +70,7 @@ async def test_nor_one_that_still_waits_for_its_store(
     ) as server:
         await asyncio.to_thread(wait_for_line, server, "store unavailable")
         waiting = psutil.Process(server.process.pid).children()
-        assert waiting
+        assert len(waiting) == 1
         server.kill()
         _, alive = await asyncio.to_thread(psutil.wait_procs, waiting, PATIENCE_SECONDS)
 
