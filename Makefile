@@ -76,6 +76,10 @@ real: setup ## replay published data sets through the running services (HOMEOSTA
 bench-features: setup bench/.venv/.synced ## window features beside peers, from Kafka to Redis and Kafka
 	$(BIN)/python -m bench.features --peers-python $(CURDIR)/bench/.venv/bin/python
 
+.PHONY: bench-online
+bench-online: setup bench/.venv/.synced ## features read online beside Feast's server
+	$(BIN)/python -m bench.online --peers-python $(CURDIR)/bench/.venv/bin/python
+
 bench/.venv/.synced: bench/peers/requirements.txt | $(filter .tools/%,$(UV))
 	$(UV) venv --quiet --clear --python $(BIN)/python bench/.venv
 	$(UV) pip install --quiet --python bench/.venv/bin/python --requirement bench/peers/requirements.txt

@@ -15,32 +15,28 @@ import argparse
 import asyncio
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import psutil
 from redis.asyncio import Redis
 
+from bench.cores import pin_servers, pinned
+from bench.payments import payments, publish_events
 from homeostat.cli.testing import SessionStack, running_stores
-from homeostat.common import kafka, topics
+from homeostat.common import topics
 from homeostat.common.feature_store.views import FeatureView
 from homeostat.common.pipeline import Pipeline, Snapshot, load
 from homeostat.features.progress import read_progress
 
 HERE = Path(__file__).parent
 PEERS = HERE / "peers"
-SERVERS, CONTENDER = [0], [1]  # cores
 CUSTOMERS = 42_000
-DAY_MS = 86_400_000
 POLL_SECONDS = 0.05
 PATIENCE_SECONDS = 600
 OURS, ENTITY = "Homeostat", "customer"
@@ -60,12 +56,6 @@ PEER_CONTENDERS = (
     Contender("Bytewax, sliding", ("features_bytewax.py",), 10_000),
     Contender("Faust tables, hopping", ("features_faust.py", "worker", "--without-web"), 300),
 )
-
-
-class Payment(NamedTuple):
-    key: bytes
-    value: bytes
-    time: int  # epoch ms
 
 
 @dataclass(frozen=True)
@@ -104,25 +94,8 @@ class Bench:
         self._stack = stack
         self._folder = folder
         self._count = events
-        self._payments = payments(events)
+        self._payments = payments(events, customers=CUSTOMERS)
         self._pipeline = load(HERE / "features.yaml")
-
-    async def fill(self, pipeline: Pipeline, payments: Sequence[Payment]) -> None:
-        """Append payments to the pipeline's topic, each at its own time."""
-        await kafka.ensure_topics(self._stack.kafka, topics.of_pipeline(pipeline))
-        producer = kafka.producer(self._stack.kafka, client_id="bench")
-        await producer.start()
-        topic = topics.EVENTS.of(pipeline.name)
-        try:
-            batch = producer.create_batch()
-            for key, value, moment in payments:
-                if batch.append(key=key, value=value, timestamp=moment) is None:
-                    await producer.send_batch(batch, topic, partition=0)
-                    batch = producer.create_batch()
-                    batch.append(key=key, value=value, timestamp=moment)
-            await (await producer.send_batch(batch, topic, partition=0))
-        finally:
-            await producer.stop()
 
     def peer(self, peer: Contender, python: Path) -> Figure:
         """One run of a peer over the topic of the first round."""
@@ -139,7 +112,7 @@ class Bench:
     def ours(self, number: int) -> Figure:
         """One run of our worker over a topic of its own, from its first row to its last."""
         pipeline = self._named(number)
-        asyncio.run(self.fill(pipeline, self._payments[: self._count]))
+        asyncio.run(publish_events(self._stack.kafka, pipeline, self._payments))
         snapshot = self._folder / f"{pipeline.name}.json"
         snapshot.write_bytes(Snapshot(pipeline, 1).encode())
         environment = {
@@ -175,47 +148,6 @@ class Bench:
 
     def _named(self, number: int) -> Pipeline:
         return self._pipeline.model_copy(update={"name": f"bench-{number}"})
-
-
-def payments(count: int) -> list[Payment]:
-    """A day of them, up to now, in order of time; a few customers pay often, most seldom."""
-    start = round(time.time() * 1000) - DAY_MS
-    chance = np.random.default_rng(4)
-    times = np.sort(chance.integers(start, start + DAY_MS, count)).tolist()
-    customers = chance.zipf(1.3, count) % CUSTOMERS
-    cents = chance.integers(100, 50_000, count)
-    return [
-        Payment(
-            b"c%d" % customer,
-            b'{"id":"p%d","time":%d,"customer":"c%d","amount":%.2f}'
-            % (number, moment, customer, cent / 100),
-            moment,
-        )
-        for number, (moment, customer, cent) in enumerate(
-            zip(times, customers.tolist(), cents.tolist(), strict=True)
-        )
-    ]
-
-
-@contextmanager
-def pinned(
-    command: list[str], environment: dict[str, str], *, cwd: Path
-) -> Iterator[subprocess.Popen[str]]:
-    """A process on the contender's core, ended when the context is left."""
-    process = subprocess.Popen(command, env=environment, cwd=cwd, stdout=subprocess.PIPE, text=True)
-    psutil.Process(process.pid).cpu_affinity(CONTENDER)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
-
-
-def pin_servers() -> None:
-    """Keep the servers, and this process, off the contender's core."""
-    me = psutil.Process()
-    for process in (me, *me.children(recursive=True)):
-        process.cpu_affinity(SERVERS)
 
 
 def report(figures: dict[str, list[Figure]]) -> None:
