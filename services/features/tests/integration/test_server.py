@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
@@ -37,6 +38,18 @@ async def workers(server: ServiceProcess) -> list[psutil.Process]:
             await asyncio.sleep(0.1)
 
 
+@contextmanager
+def features_server(stack: SessionStack, folder: Path, **env: str) -> Iterator[ServiceProcess]:
+    with running_service(
+        "homeostat.features",
+        stack,
+        folder,
+        port_variable="FEATURES_PORT",
+        env={"FEATURES_GRPC_PORT": "0", **env},
+    ) as server:
+        yield server
+
+
 def wait_for_line(server: ServiceProcess, words: str) -> None:
     deadline = time.monotonic() + PATIENCE_SECONDS
     while words not in server.log.read_text():
@@ -44,34 +57,19 @@ def wait_for_line(server: ServiceProcess, words: str) -> None:
         time.sleep(0.1)
 
 
-async def test_a_killed_server_leaves_no_worker_behind(stack: SessionStack, tmp_path: Path) -> None:
-    with running_service(
-        "homeostat.features",
-        stack,
-        tmp_path,
-        port_variable="FEATURES_PORT",
-        env={"FEATURES_GRPC_PORT": "0"},
-    ) as server:
-        running = await workers(server)
-        assert len(running) == 1  # of the pipelines that are gone, none was started
-        server.kill()
-        _, alive = await asyncio.to_thread(psutil.wait_procs, running, PATIENCE_SECONDS)
-
+async def assert_end_with(server: ServiceProcess, running: list[psutil.Process]) -> None:
+    assert len(running) == 1  # of the pipelines that are gone, none was started
+    server.kill()
+    _, alive = await asyncio.to_thread(psutil.wait_procs, running, PATIENCE_SECONDS)
     assert alive == []
+
+
+async def test_a_killed_server_leaves_no_worker_behind(stack: SessionStack, tmp_path: Path) -> None:
+    with features_server(stack, tmp_path) as server:
+        await assert_end_with(server, await workers(server))
 
 
 async def test_nor_one_that_still_waits_for_its_store(stack: SessionStack, tmp_path: Path) -> None:
-    with running_service(
-        "homeostat.features",
-        stack,
-        tmp_path,
-        port_variable="FEATURES_PORT",
-        env={"FEATURES_GRPC_PORT": "0", "REDIS_URL": StoppableRedis().url},
-    ) as server:
+    with features_server(stack, tmp_path, REDIS_URL=StoppableRedis().url) as server:
         await asyncio.to_thread(wait_for_line, server, "store unavailable")
-        waiting = psutil.Process(server.process.pid).children()
-        assert len(waiting) == 1
-        server.kill()
-        _, alive = await asyncio.to_thread(psutil.wait_procs, waiting, PATIENCE_SECONDS)
-
-    assert alive == []
+        await assert_end_with(server, psutil.Process(server.process.pid).children())
