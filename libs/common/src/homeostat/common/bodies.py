@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import msgspec
-from starlette.types import Receive
+from starlette.types import Message, Receive
 
 from homeostat.common.errors import (
     UNREADABLE,
@@ -36,20 +36,31 @@ async def read(receive: Receive, *, limit: int, announced: str = "") -> bytes | 
         BodyTooLarge: as soon as it is known.
     """
     if announced.isdecimal() and int(announced) > limit:
-        raise too_large(limit)
+        raise _too_large(limit)
+    receive = bounded(receive, limit)
     parts: list[bytes] = []
-    size = 0
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
             return None
-        part = message.get("body", b"")
-        size += len(part)
-        if size > limit:
-            raise too_large(limit)
-        parts.append(part)
+        parts.append(message.get("body", b""))
         if not message.get("more_body"):
             return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def bounded(receive: Receive, limit: int) -> Receive:
+    """``receive`` for one request, which raises BodyTooLarge once its body is over ``limit``."""
+    size = 0
+
+    async def receive_bounded() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > limit:
+            raise _too_large(limit)
+        return message
+
+    return receive_bounded
 
 
 def split(body: bytes, content_type: str, *, max_rows: int) -> Body:
@@ -96,6 +107,5 @@ def _is_object(line: bytes) -> bool:
         return False
 
 
-def too_large(limit: int) -> BodyTooLarge:
-    """The refusal of a body of more than ``limit`` bytes."""
+def _too_large(limit: int) -> BodyTooLarge:
     return BodyTooLarge(f"the body is larger than {limit} bytes", fix="send smaller batches")

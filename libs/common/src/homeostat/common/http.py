@@ -112,18 +112,9 @@ class _BoundedBody:
         self._limit = limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        size = 0
-
-        async def receive_bounded() -> Message:
-            nonlocal size
-            message = await receive()
-            size += len(message.get("body", b""))
-            if size > self._limit:
-                raise bodies.too_large(self._limit)
-            return message
-
-        is_http = scope["type"] == "http"
-        await self._app(scope, receive_bounded if is_http else receive, send)
+        if scope["type"] == "http":
+            receive = bodies.bounded(receive, self._limit)
+        await self._app(scope, receive, send)
 
 
 class DrainingServer(uvicorn.Server):
