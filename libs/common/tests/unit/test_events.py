@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from homeostat.common.errors import InvalidEvent, Reason, problem
-from homeostat.common.events import EventContract, event_hash, parse_time
+from homeostat.common.event_columns import event_hash
+from homeostat.common.events import EventContract
+from homeostat.common.instants import parse_time
 from homeostat.common.pipeline import Pipeline
 
 NOW = 1_700_000_000_000
@@ -107,7 +109,7 @@ def test_columns_give_nan_for_null_and_codes_for_categories() -> None:
     rows = [body(amount=2, channel="pos", device="d"), body(channel="web")]
     accepted = [payments.encode(payments.parse(row, now=NOW)) for row in rows]
 
-    columns = payments.columns(accepted)
+    columns = payments.parse_published_batch(accepted, [NOW, NOW]).columns
 
     assert columns.ids == ["e1", "e1"]
     assert columns.times.tolist() == [NOW, NOW]

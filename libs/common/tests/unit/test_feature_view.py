@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+from homeostat.common.event_columns import event_hashes
 from homeostat.common.events import EventContract
 from homeostat.common.feature_store.views import FeatureView
 from homeostat.common.pipeline import load
@@ -36,19 +37,18 @@ def test_texts_and_categories_are_counted_and_nulls_are_not(tmp_path: Path) -> N
     view, contract = FeatureView(pipeline), EventContract(pipeline)
     fold = view.folds["customer"]
     logins = [("a", "web"), ("b", "app"), ("a", "web"), (None, None), ("c", None)]
-    columns = contract.columns(
-        [
-            json.dumps(
-                {"id": str(i), "at": 1_700_000_000 + i, "customer": "c1", "device": d, "channel": c}
-            ).encode()
-            for i, (d, c) in enumerate(logins)
-        ]
-    )
+    times = range(1_700_000_000, 1_700_000_005)
+    records = [
+        json.dumps(
+            {"id": str(time), "at": time, "customer": "c1", "device": d, "channel": c}
+        ).encode()
+        for time, (d, c) in zip(times, logins, strict=True)
+    ]
+    columns = contract.parse_published_batch(records, [time * 1000 for time in times]).columns
+    events = view.events("customer", columns, event_hashes(columns.ids))
     state = fold.new_state()
 
-    seen = fold.fold_events(
-        state, state.intern(columns.strings["customer"]), view.events("customer", columns)
-    )
+    seen = fold.fold_events(state, state.intern(columns.strings["customer"]), events)
 
     named = dict(zip(fold.feature_names, seen.values.T.tolist(), strict=True))
     assert named == {

@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from homeostat.common.events import MAX_MILLIS
 from homeostat.common.feature_store import online, reading
 from homeostat.common.feature_store.online import Progress, newest_event_time
 from homeostat.common.feature_store.reading import Lookup, OnlineAnswer, OnlineRows, blank_columns
 from homeostat.common.feature_store.views import FeatureView
+from homeostat.common.instants import MAX_MILLIS
 from homeostat.common.pipeline import Pipeline
 from homeostat.common.windows import Status
 

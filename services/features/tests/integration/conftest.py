@@ -22,14 +22,13 @@ from redis.asyncio import Redis
 
 from homeostat.cli.testing import SessionStack
 from homeostat.common import kafka, topics
-from homeostat.common.events import EventContract
 from homeostat.common.feature_store.online import Progress, decode_progress, progress_key
 from homeostat.common.feature_store.views import FeatureView
 from homeostat.common.pipeline import Pipeline, Snapshot, load
-from homeostat.common.schemas.hops import EventHop, LabelHop
 from homeostat.common.schemas.vectors import VectorBatch
 from homeostat.features.changelog import Marker, Restored
-from homeostat.features.enrichment import KeyedLabel, Stage
+from homeostat.features.enrichment import Stage, vector_batch
+from homeostat.features.hops import EventHops, HopCodec, Hops
 from homeostat.features.progress import read_progress
 
 from .serving_server import PATIENCE_SECONDS, Serving, serving
@@ -227,15 +226,8 @@ class Rig:
         found: dict[tuple[int, int], Vector] = {}
         for records in (await self.read(topics.FEATURES.of(self.name))).values():
             for record in records:
-                batch = VectorBatch.decode(record.value)
-                for row, offset in enumerate(batch.offsets.tolist()):
-                    vector = Vector(
-                        batch.ids[row],
-                        batch.values[row].tobytes(),
-                        batch.statuses[row].tobytes(),
-                        bool(batch.is_scored[row]),
-                    )
-                    assert found.setdefault((batch.partition, offset), vector) == vector
+                for source, vector in _by_source(VectorBatch.decode(record.value)).items():
+                    assert found.setdefault(source, vector) == vector
         return found
 
     async def state_rows(self, entity: str) -> dict[str, bytes]:
@@ -253,41 +245,51 @@ class Rig:
         """The oracle: each entity's log, without repetitions, through a fold of its own."""
         rows: dict[str, dict[str, bytes]] = {}
         vectors: dict[tuple[int, int], Vector] = {}
-        view, contract = self.view, EventContract(self.pipeline)
+        view, codec = self.view, HopCodec(self.view)
         for entity in view.entities:
             rows[entity] = {}
+            is_first, is_last = entity == view.entities[0], entity == view.entities[-1]
             for part, records in (await self.read(topics.BY_ENTITY.of(self.name, entity))).items():
-                stage = Stage(view, entity, contract)
+                stage = Stage(view, entity)
                 ids: set[str] = set()
-                seen: set[tuple[str | None, str | None, str]] = set()
-                for record in records:
-                    kind = kafka.header(record.headers, kafka.SOURCE_TOPIC)
-                    source = kafka.header(record.headers, kafka.SOURCE)
-                    hop = stage.decode([record]).hops[0]
-                    identity = (kind, source, hop.id)
-                    if identity in seen or (
-                        entity == view.entities[0] and isinstance(hop, EventHop) and hop.id in ids
-                    ):
+                seen: set[tuple[str, int, int]] = set()
+                for hops, identity in _one_by_one(codec, records):
+                    is_event = isinstance(hops, EventHops)
+                    name = hops.columns.ids[0] if isinstance(hops, EventHops) else ""
+                    if identity in seen or (is_event and is_first and name in ids):
                         continue
                     seen.add(identity)
-                    if isinstance(hop, LabelHop):
-                        label = KeyedLabel(0, record.key.decode(), hop)
-                        stage.pass_through([], [], [], [label])
-                        continue
-                    ids.add(hop.id)
-                    passed = stage.pass_through([0], [hop], [contract.decode(hop.event)], [])
-                    if entity == view.entities[-1]:
-                        vector = view.finish(passed.columns, passed.aggregates)
-                        vectors[part, record.offset] = Vector(
-                            hop.id,
-                            vector.values[0].tobytes(),
-                            vector.statuses[0].tobytes(),
-                            hop.is_scored,
-                        )
+                    ids.add(name)
+                    passed = stage.pass_through([hops])
+                    if passed is not None and is_last:
+                        batch = vector_batch(view, passed, partition=part)
+                        vectors.update(_by_source(batch))
                 numbers = np.arange(len(stage.state), dtype=np.int32)
                 packed = stage.fold.pack(stage.state, numbers)
                 rows[entity] |= dict(zip(stage.state.keys(numbers), packed, strict=True))
         return rows, vectors
+
+
+def _by_source(batch: VectorBatch) -> Vectors:
+    return {
+        (batch.partition, place): Vector(
+            batch.ids[row],
+            batch.values[row].tobytes(),
+            batch.statuses[row].tobytes(),
+            bool(batch.is_scored[row]),
+        )
+        for row, place in enumerate(batch.offsets.tolist())
+    }
+
+
+def _one_by_one(
+    codec: HopCodec, records: Sequence[ConsumerRecord]
+) -> Iterator[tuple[Hops, tuple[str, int, int]]]:
+    """The hops of a log, each alone, with the identity of its immediate input."""
+    for record in records:
+        sent = codec.decode(record.value, record.offset)
+        for row, place in enumerate(sent.sources.tolist()):
+            yield sent.hops.take(np.array([row])), (sent.stream, sent.source, place)
 
 
 @pytest.fixture

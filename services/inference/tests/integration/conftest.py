@@ -27,9 +27,10 @@ from homeostat.cli.testing import (
     running_service,
 )
 from homeostat.common import artifacts, kafka, topics
+from homeostat.common.event_columns import event_hashes
 from homeostat.common.feature_store import online
 from homeostat.common.feature_store.online import Progress
-from homeostat.common.feature_store.views import FeatureView, hashes
+from homeostat.common.feature_store.views import FeatureView
 from homeostat.common.pipeline import Pipeline
 from homeostat.common.proto import inference_pb2 as pb
 from homeostat.common.proto import inference_pb2_grpc as stubs
@@ -105,7 +106,7 @@ class World:
             columns = {name: [float(event[name]) for event in keyed] for name in fold.fields}
             batch = fold.events(
                 [round(event["at"] * 1000) for event in keyed],
-                hashes([event["id"] for event in keyed]),
+                event_hashes([event["id"] for event in keyed]),
                 columns,
             )
             known = list(dict.fromkeys(keys))

@@ -13,8 +13,9 @@ import hmac
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -29,17 +30,14 @@ from homeostat.common.errors import (
     unknown_names,
     why_unreadable,
 )
+from homeostat.common.event_columns import F64, EventColumns
+from homeostat.common.instants import MAX_MILLIS, MIN_MILLIS, parse_time, parse_times
 from homeostat.common.pipeline.spec import FieldSpec, FieldType, Pii, Pipeline
 from homeostat.common.topics import MAX_MESSAGE_BYTES
 
 MAX_ID_LENGTH = 256
 MAX_TEXT_LENGTH = 4_096
-MIN_MILLIS = 0
-MAX_MILLIS = 253_402_300_799_999  # the year 9999
 REPLAY_STAMP = "$available_at"  # the member by which a replayed row brings its intake along
-
-F64 = np.ndarray[tuple[int], np.dtype[np.float64]]
-I64 = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
 @dataclass(frozen=True)
@@ -53,20 +51,12 @@ class Event:
     payload: msgspec.Struct
 
 
-@dataclass(frozen=True)
-class EventColumns:
-    """Events as columns.
+class Parsed(NamedTuple):
+    """A batch of records: the good ones as columns, with their rows, the others with the reason."""
 
-    ``numbers[name]`` is NaN for null; a category is the index of its value.
-    """
-
-    ids: list[str]
-    times: I64
-    strings: Mapping[str, list[str | None]]
-    numbers: Mapping[str, F64]
-
-    def __len__(self) -> int:
-        return len(self.ids)
+    columns: EventColumns
+    rows: list[int]
+    refused: list[tuple[int, InvalidEvent]]
 
 
 class _FieldCheck(NamedTuple):
@@ -90,13 +80,12 @@ class EventContract:
         self._decode_replayed = msgspec.json.Decoder(self._replayed).decode
         self._protect = _protections(pipeline, pii_key)
         self._accepted = _event_type(pipeline, is_accepted=True)
-        self._accepted_fields = {
-            name: spec for name, spec in pipeline.fields.items() if spec.pii is not Pii.DROP
-        }
+        self._accepted_fields = pipeline.published_fields
         self._published = self._accepted.__struct_fields__
         self._raw_checks = self._checks(pipeline.fields)
         self._accepted_checks = self._checks(self._accepted_fields)
         self._decode_accepted = msgspec.json.Decoder(self._accepted).decode
+        self._decode_accepted_lines = msgspec.json.Decoder(self._accepted).decode_lines
         self._encode = msgspec.json.Encoder().encode
 
     def parse(self, value: bytes, *, now: int) -> Event:
@@ -127,6 +116,51 @@ class EventContract:
             return self.parse(value, now=now)
         return self._identified(accepted, self._checked(accepted, now, self._accepted_checks), now)
 
+    def parse_published_batch(self, values: Sequence[bytes], intakes: Sequence[int]) -> Parsed:
+        """Check many records of the events topic: as ``parse_published`` does each, in columns."""
+        payloads = self._decode_lines(values)
+        if payloads is not None:
+            with suppress(ValueError):
+                columns = self.columns_of(payloads)
+                if self._is_sound(columns, intakes):
+                    return Parsed(columns, list(range(len(values))), [])
+        return self._parse_each(values, intakes)
+
+    def _decode_lines(self, values: Sequence[bytes]) -> list[Any] | None:
+        """The payloads, unless some record must be looked at on its own."""
+        lines = b"\n".join(values)
+        # No record has a line break of its own, so that each line that decodes is one record.
+        if lines.count(b"\n") != len(values) - 1 or max(map(len, values)) > MAX_MESSAGE_BYTES:
+            return None
+        try:
+            payloads = self._decode_accepted_lines(lines)
+        except UNREADABLE:
+            return None
+        return payloads if len(payloads) == len(values) else None
+
+    def _is_sound(self, columns: EventColumns, intakes: Sequence[int]) -> bool:
+        """Whether nothing about any of the events could be a violation."""
+        if np.any(columns.times - np.asarray(intakes, np.int64) > self._future):
+            return False
+        if any(np.isinf(column).any() for column in columns.numbers.values()):
+            return False
+        return all(
+            _are_plain(columns.strings[name], is_id=is_id)
+            for name, is_text, is_id in self._accepted_checks
+            if is_text
+        )
+
+    def _parse_each(self, values: Sequence[bytes], intakes: Sequence[int]) -> Parsed:
+        payloads, rows, refused = [], [], []
+        for row, (value, intake) in enumerate(zip(values, intakes, strict=True)):
+            try:
+                payloads.append(self.parse_published(value, now=intake).payload)
+            except InvalidEvent as error:
+                refused.append((row, error))
+            else:
+                rows.append(row)
+        return Parsed(self.columns_of(payloads), rows, refused)
+
     def parse_replayed(self, value: bytes) -> Event:
         """Check one event of a replay, which brings its intake along as ``$available_at``.
 
@@ -147,29 +181,17 @@ class EventContract:
         """The record that is published: the accepted fields, nothing else."""
         return self._encode(event.payload)
 
-    def columns(self, values: Sequence[bytes | msgspec.Raw]) -> EventColumns:
-        """Decode *accepted* records of our own topics into columns.
-
-        Raises:
-            msgspec.DecodeError: a record is not one that ``encode`` wrote.
-        """
-        return self.columns_of([self.decode(value) for value in values])
-
-    def decode(self, value: bytes | msgspec.Raw) -> msgspec.Struct:
-        """One accepted record of our own topics.
-
-        Raises:
-            msgspec.DecodeError: it is not one that ``encode`` wrote.
-        """
-        return self._decode_accepted(value)
-
     def columns_of(self, rows: Sequence[Any]) -> EventColumns:
-        """Decoded records as columns."""
+        """Accepted payloads as columns.
+
+        Raises:
+            ValueError: a time is none.
+        """
         source = self._source
         names = self._accepted_fields
         return EventColumns(
             ids=[getattr(row, source.id) for row in rows],
-            times=np.array([parse_time(getattr(row, source.time)) for row in rows], np.int64),
+            times=parse_times([getattr(row, source.time) for row in rows]),
             strings={
                 name: [getattr(row, name) for row in rows]
                 for name, spec in names.items()
@@ -295,40 +317,6 @@ def unusable_entity_keys(known: Sequence[str], violations: Sequence[Violation]) 
     )
 
 
-def parse_time(value: int | float | str) -> int:
-    """Epoch milliseconds of an RFC 3339 text, epoch seconds or epoch milliseconds.
-
-    The unit of a number is told by its size, which is safe between 1973 and 5138.
-
-    >>> parse_time("2018-04-01T00:00:31Z"), parse_time(1522540831), parse_time(1522540831000)
-    (1522540831000, 1522540831000, 1522540831000)
-    """
-    if isinstance(value, str):
-        try:
-            instant = datetime.fromisoformat(value)
-        except ValueError:
-            raise ValueError("not an RFC 3339 time such as 2018-04-01T00:00:31Z") from None
-        if instant.tzinfo is None:
-            raise ValueError("the time has no zone; append Z for UTC")
-        millis = round(instant.timestamp() * 1000)
-    elif isinstance(value, bool) or (isinstance(value, float) and not math.isfinite(value)):
-        raise ValueError("not a time")
-    elif abs(value) > MAX_MILLIS:  # before any arithmetic: it may be too long for a float
-        millis = -1
-    elif value < 100_000_000_000:
-        millis = round(value * 1000)
-    else:
-        millis = round(value)
-    if not MIN_MILLIS <= millis <= MAX_MILLIS:
-        raise ValueError("outside the years 1970 to 9999: is it in microseconds?")
-    return millis
-
-
-def event_hash(event_id: str) -> int:
-    """A stable 64-bit identity of an event id, as the fold remembers it."""
-    return int.from_bytes(hashlib.blake2b(event_id.encode(), digest_size=8).digest(), "little")
-
-
 def _same(value: Any) -> Any:
     return value
 
@@ -353,6 +341,17 @@ def text_violations(name: str, value: str, *, is_id: bool) -> list[Violation]:
     if _CONTROL.search(value):
         return [Violation(name, "contains a control character")]
     return []
+
+
+def _are_plain(texts: Sequence[str | None], *, is_id: bool) -> bool:
+    """Whether `text_violations` would find nothing in any of the texts."""
+    known = [text for text in texts if text is not None]
+    if not known:
+        return True
+    lengths = list(map(len, known))
+    limit = MAX_ID_LENGTH if is_id else MAX_TEXT_LENGTH
+    is_fitting = max(lengths) <= limit and (min(lengths) > 0 or not is_id)
+    return is_fitting and _CONTROL.search("".join(known)) is None
 
 
 def _event_type(pipeline: Pipeline, *, is_accepted: bool = False) -> type[msgspec.Struct]:

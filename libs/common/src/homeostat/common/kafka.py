@@ -22,7 +22,7 @@ from aiokafka.errors import (
 )
 from aiokafka.partitioner import murmur2
 
-from homeostat.common.events import MAX_MILLIS
+from homeostat.common.instants import MAX_MILLIS
 from homeostat.common.topics import MAX_MESSAGE_BYTES, Topic
 
 logger = logging.getLogger(__name__)

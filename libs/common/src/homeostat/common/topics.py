@@ -35,7 +35,13 @@ class Topic:
 
 EVENTS = Topic("{pipeline}-events", "the source's key", "events.Event", ("ingest",), ("features",))
 LABELS = Topic("{pipeline}-labels", "event id", "labels.Label", ("ingest",), ("features",))
-BY_ENTITY = Topic("{pipeline}-by-{entity}", "entity key", "hops.Hop", ("features",), ("features",))
+BY_ENTITY = Topic(
+    "{pipeline}-by-{entity}",
+    "none: a record holds events of many keys, all of its partition",
+    "hops.HopBatch (MessagePack)",
+    ("features",),
+    ("features",),
+)
 STATE = Topic(
     "{pipeline}-state-{entity}",
     "entity key, or the marker of a partition",

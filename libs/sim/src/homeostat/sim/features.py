@@ -9,22 +9,12 @@ import numpy as np
 
 from homeostat.common import topics
 from homeostat.common.durations import whole_milliseconds
-from homeostat.common.feature_store.views import hashes
-from homeostat.common.schemas.hops import EventHop
+from homeostat.common.event_columns import event_hashes
 from homeostat.common.schemas.labels import read_label
 from homeostat.features.deduplication import RecentIds
-from homeostat.features.enrichment import (
-    Counter,
-    Decoded,
-    Intake,
-    KeyedLabel,
-    Passed,
-    Stage,
-    entity_keys,
-    record_key,
-    vector_batch,
-)
-from homeostat.features.outcomes import IndexedEvent, Joined, KnownLabel
+from homeostat.features.enrichment import Counter, Intake, Stage, indexed, vector_batch
+from homeostat.features.hops import EventHops, HopCodec, Hops, LabelHops
+from homeostat.features.outcomes import Joined, KnownLabel
 from homeostat.features.settings import Settings
 from homeostat.sim.label_index import LabelIndex
 from homeostat.sim.log import Record
@@ -37,23 +27,26 @@ class Events(Process):
     def __init__(self, world: World, index: LabelIndex) -> None:
         super().__init__(world, {topics.EVENTS.of(world.pipeline.name): self._take})
         self._intake = Intake(world.view, world.contract)
+        self._codec = HopCodec(world.view)
         self._index = index
-        self._keys = entity_keys(world.pipeline)
-        self._first = world.view.entities[0]
-        self._first_topic = topics.BY_ENTITY.of(world.pipeline.name, self._first)
+        self._first_topic = topics.BY_ENTITY.of(world.pipeline.name, world.view.entities[0])
 
     def _take(self, records: Sequence[Record]) -> None:
-        accepted = self._intake.accept(records, [record.available_at for record in records])
-        for event in accepted.events:
-            keys = self._keys(event)
-            self.world.log.append(
-                self._first_topic,
-                self._intake.hop(event),
-                key=record_key(keys.get(self._first), event.id),
-                available_at=event.intake,
-            )
-            for joined in self._index.add_event(event.id, IndexedEvent(event.time, keys)):
-                send_joined(self.world, joined)
+        accepted = self._intake.accept(
+            [record.value for record in records],
+            intakes=np.array([record.available_at for record in records], np.int64),
+            places=np.array([record.offset for record in records], np.int64),
+            traceparents=[None] * len(records),
+            is_replayed=True,
+        )
+        hops = accepted.hops
+        for value in self._codec.encode_events(hops, 0):
+            newest = int(hops.intakes.max())
+            self.world.log.append(self._first_topic, value, available_at=newest)
+        events = indexed(hops.columns, self.world.view.entities)
+        for name, event in zip(hops.columns.ids, events, strict=True):
+            for joined in self._index.add_event(name, event):
+                send_joined(self.world, self._codec, joined)
         counts = self.world.counts
         counts[Counter.RECEIVED] += len(records)
         counts[Counter.TOO_LATE] += len(accepted.late)
@@ -65,6 +58,7 @@ class Labels(Process):
 
     def __init__(self, world: World, index: LabelIndex) -> None:
         super().__init__(world, {topics.LABELS.of(world.pipeline.name): self._take})
+        self._codec = HopCodec(world.view)
         self._index = index
 
     def _take(self, records: Sequence[Record]) -> None:
@@ -72,20 +66,37 @@ class Labels(Process):
             label = read_label(record.value)
             known = KnownLabel(label.label, record.available_at)
             if (joined := self._index.add_label(label.id, known)) is not None:
-                send_joined(self.world, joined)
+                send_joined(self.world, self._codec, joined)
         self.world.counts[Counter.LABELS] += len(records)
 
 
-def send_joined(world: World, joined: Joined) -> None:
+def send_joined(world: World, codec: HopCodec, joined: Joined) -> None:
     """The outcome, and hops to the entities that fold labels."""
     name, at = world.pipeline.name, joined.label.available_at
     world.counts[Counter.LABELS_JOINED] += 1
     world.log.append(
         topics.OUTCOMES.of(name), joined.outcome(), key=joined.id.encode(), available_at=at
     )
-    folding = [entity for entity in world.view.entities if world.view.folds[entity].uses_labels]
-    for entity, (key, hop) in joined.hops(folding).items():
-        world.log.append(topics.BY_ENTITY.of(name, entity), hop, key=key.encode(), available_at=at)
+    if joined.version > 1:  # a correction changes no state
+        return
+    for entity, key in joined.event.entities.items():
+        if world.view.folds[entity].uses_labels:
+            topic = topics.BY_ENTITY.of(name, entity)
+            for value in codec.encode_labels(_label_hops(joined, key), topics.LABELS.of(name), 0):
+                world.log.append(topic, value, available_at=at)
+
+
+def _label_hops(joined: Joined, key: str) -> LabelHops:
+    return LabelHops(
+        [joined.id],
+        event_hashes([joined.id]),
+        [key],
+        np.array([joined.event.time]),
+        np.array([joined.label.available_at]),
+        np.array([joined.label.label], np.float64),
+        np.zeros(1, np.int64),
+        [None],
+    )
 
 
 class Entity(Process):
@@ -94,7 +105,8 @@ class Entity(Process):
     def __init__(self, world: World, entity: str) -> None:
         name, entities = world.pipeline.name, world.view.entities
         super().__init__(world, {topics.BY_ENTITY.of(name, entity): self._take})
-        self._stage = Stage(world.view, entity, world.contract)
+        self._stage = Stage(world.view, entity)
+        self._codec = HopCodec(world.view)
         self._is_first = entity == entities[0]
         self._next = dict(pairwise(entities)).get(entity)
         settings = Settings.model_construct()
@@ -104,66 +116,34 @@ class Entity(Process):
         )
 
     def _take(self, records: Sequence[Record]) -> None:
-        decoded = self._stage.decode(records)
-        rows, hops, labels = _sorted(records, decoded)
-        if self._is_first and rows:
-            rows, hops = self._once(rows, hops)
-        passed = self._stage.pass_through(
-            rows, hops, [decoded.payloads[row] for row in rows], labels
-        )
-        if not len(passed):
+        batches = [self._once(self._codec.decode(r.value, r.offset).hops) for r in records]
+        passed = self._stage.pass_through([hops for hops in batches if len(hops)])
+        if passed is None:
             return
         if self._is_first:
-            on_time = sum(hop.is_scored for hop in hops)
+            on_time = int(passed.is_scored.sum())
             self.world.counts[Counter.ON_TIME] += on_time
-            self.world.counts[Counter.LATE_MERGED] += len(hops) - on_time
+            self.world.counts[Counter.LATE_MERGED] += len(passed) - on_time
         if self._next is None:
-            self._send_vectors(passed, records)
+            self._send_vectors(passed)
         else:
             self._send_on(passed, self._next)
 
-    def _once(self, rows: list[int], hops: list[EventHop]) -> tuple[list[int], list[EventHop]]:
+    def _once(self, hops: Hops) -> Hops:
         """Without events whose id has been folded already."""
-        now = max(hop.intake for hop in hops)
-        is_new = self._ids.admit(hashes([hop.id for hop in hops]), now)
-        self.world.counts[Counter.DUPLICATE] += len(hops) - int(is_new.sum())
-        kept = np.flatnonzero(is_new).tolist()
-        return [rows[index] for index in kept], [hops[index] for index in kept]
+        if not self._is_first or isinstance(hops, LabelHops):
+            return hops
+        once = hops.where(self._ids.admit(hops.hashes, int(hops.intakes.max())))
+        self.world.counts[Counter.DUPLICATE] += len(hops) - len(once)
+        return once
 
-    def _send_on(self, passed: Passed, entity: str) -> None:
+    def _send_on(self, passed: EventHops, entity: str) -> None:
         topic = topics.BY_ENTITY.of(self.world.pipeline.name, entity)
-        keys = passed.columns.strings[entity]
-        for key, hop, value in zip(keys, passed.hops, passed.onward(), strict=True):
-            self.world.log.append(
-                topic, value, key=record_key(key, hop.id), available_at=hop.intake
-            )
+        for value in self._codec.encode_onward(passed, 0):
+            self.world.log.append(topic, value, available_at=int(passed.intakes.max()))
 
-    def _send_vectors(self, passed: Passed, records: Sequence[Record]) -> None:
-        batch = vector_batch(
-            self.world.view,
-            passed,
-            range(len(passed)),
-            partition=0,
-            records=records,
-            traceparents=[None] * len(records),
-            is_replayed=True,
-        )
+    def _send_vectors(self, passed: EventHops) -> None:
+        batch = vector_batch(self.world.view, passed, partition=0)
         topic = topics.FEATURES.of(self.world.pipeline.name)
         for message in batch.encode():
             self.world.log.append(topic, message, available_at=int(batch.intakes.max()))
-
-
-def _sorted(
-    records: Sequence[Record], decoded: Decoded
-) -> tuple[list[int], list[EventHop], list[KeyedLabel]]:
-    """Events and labels apart; each keeps its row of the batch."""
-    rows: list[int] = []
-    hops: list[EventHop] = []
-    labels: list[KeyedLabel] = []
-    for row, hop in decoded.hops.items():
-        if isinstance(hop, EventHop):
-            rows.append(row)
-            hops.append(hop)
-        else:
-            labels.append(KeyedLabel(row, records[row].key.decode(), hop))
-    return rows, hops, labels

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from homeostat.common.errors import InvalidEvent, Reason
-from homeostat.common.events import event_hash
+from homeostat.common.event_columns import event_hash
 from homeostat.common.schemas.labels import Outcome
 from homeostat.common.schemas.ledger import LedgerBatch
 

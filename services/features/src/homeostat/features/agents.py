@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, pairwise
 
 import numpy as np
 from aiokafka import ConsumerRecord, TopicPartition
@@ -12,28 +13,27 @@ from aiokafka import ConsumerRecord, TopicPartition
 from homeostat.common import kafka, topics
 from homeostat.common.durations import whole_milliseconds
 from homeostat.common.errors import InvalidEvent
-from homeostat.common.feature_store.views import hashes
-from homeostat.common.schemas.hops import LabelHop
+from homeostat.common.schemas.hops import MAX_ROWS
 from homeostat.common.schemas.labels import read_label
 from homeostat.common.windows.rows import NO_TIME
+from homeostat.features.arrivals import Arrival, RawFetch
 from homeostat.features.changelog import Changes
 from homeostat.features.deduplication import RecentIds
 from homeostat.features.enrichment import (
     Counter,
-    Decoded,
     Intake,
-    KeyedLabel,
-    Passed,
     Stage,
-    entity_keys,
-    record_key,
+    indexed,
+    partition_keys,
     vector_batch,
 )
+from homeostat.features.hops import EventHops, Hops, LabelHops, Mask, Sent
+from homeostat.features.joining import JoinedRow, JoinedSender
 from homeostat.features.label_index import Fate, LabelIndex
-from homeostat.features.outcomes import IndexedEvent, Joined, KnownLabel
-from homeostat.features.partitions import Arrival, Context, InputPartition, retried
+from homeostat.features.outcomes import Joined, KnownLabel
+from homeostat.features.partitions import Context, InputPartition, retried
 from homeostat.features.progress import EVENTS, LABELS
-from homeostat.features.publisher import Outgoing, Outputs
+from homeostat.features.publisher import Outgoing, Sending, by_target
 
 SERVICE = b"features"
 # What a dead letter keeps of its record: within what a topic takes, with room for the headers.
@@ -41,10 +41,7 @@ MAX_KEPT_HEADER_BYTES = 16_000
 MAX_KEPT_BYTES = topics.MAX_MESSAGE_BYTES
 
 
-_Sending = defaultdict[str, list[Outgoing]]
-
-
-class EventsPartition(InputPartition):
+class EventsPartition(InputPartition[RawFetch]):
     """Reads raw events: index for labels, first hop, too late, dead."""
 
     def __init__(self, source: TopicPartition, context: Context) -> None:
@@ -54,36 +51,39 @@ class EventsPartition(InputPartition):
         )
         self._intake = Intake(context.view, context.contract)
         self._index = _label_index(context)
-        self._keys = entity_keys(context.view.pipeline)
         self._first = context.view.entities[0]
         self._first_topic = topics.BY_ENTITY.of(name, self._first)
-        self._joins = JoinedSender(context)
+        self._joins = JoinedSender(context, source)
 
-    async def handle(
-        self,
-        records: Sequence[ConsumerRecord],
-        arrivals: Sequence[Arrival],
-        traceparents: Sequence[str | None],
-    ) -> Outputs:
-        accepted = self._intake.accept(records, [arrival.intake for arrival in arrivals])
-        sources = [_source(records[row]) for row in accepted.rows]
-        events = [IndexedEvent(event.time, self._keys(event)) for event in accepted.events]
-        ids = [event.id for event in accepted.events]
-        joined = await retried(
-            lambda: self._index.add_events(ids, [source.decode() for source in sources], events),
-            what="label index",
+    def read(self, records: Sequence[ConsumerRecord]) -> RawFetch:
+        return RawFetch.of(records)
+
+    async def handle(self, fetch: RawFetch, traceparents: Sequence[str | None]) -> Sending:
+        records, arrivals = fetch.records, fetch.arrivals
+        accepted = self._intake.accept(
+            [record.value or b"" for record in records],
+            intakes=np.array([arrival.intake for arrival in arrivals], np.int64),
+            places=np.array([record.offset for record in records], np.int64),
+            traceparents=traceparents,
+            is_replayed=fetch.is_replayed,
         )
-        outputs: _Sending = defaultdict(list)
-        hops = outputs[self._first_topic]
-        for row, event, source, indexed, labels in zip(
-            accepted.rows, accepted.events, sources, events, joined, strict=True
-        ):
-            headers = arrivals[row].headers(source, traceparents[row])
-            key = record_key(indexed.entities.get(self._first), event.id)
-            hops.append(Outgoing(key, self._intake.hop(event), headers))
-            for label in labels:
-                self._joins.send(label, self.source, headers, outputs)
-                self.count(Counter.LABELS_UNPARKED)
+        hops = accepted.hops
+        joined = await self._waiting_labels(hops)
+        outputs: Sending = defaultdict(list)
+        outputs[self._first_topic] += by_target(
+            hops,
+            partition_keys(hops.columns, self._first),
+            self.context.partitions[self._first],
+            lambda part: self.context.codec.encode_events(part, self.source.partition),
+        )
+        self._joins.send(
+            [
+                JoinedRow(label, arrivals[row], records[row].offset, traceparents[row])
+                for row, labels in zip(accepted.rows, joined, strict=True)
+                for label in labels
+            ],
+            outputs,
+        )
         for row in accepted.late:
             late = topics.LATE.of(self.context.pipeline)
             outputs[late].append(_copied(records[row], arrivals[row], traceparents[row]))
@@ -92,10 +92,20 @@ class EventsPartition(InputPartition):
         self.count(Counter.RECEIVED, len(records))
         self.count(Counter.TOO_LATE, len(accepted.late))
         self.count(Counter.DEAD, len(accepted.dead))
+        self.count(Counter.LABELS_UNPARKED, sum(map(len, joined)))
         return outputs
 
+    async def _waiting_labels(self, hops: EventHops) -> list[list[Joined]]:
+        """The labels that came before their event, for each event."""
+        events = indexed(hops.columns, self.context.view.entities)
+        sources = [f"{self.source.partition}:{place}" for place in hops.places.tolist()]
+        joined: list[list[Joined]] = await retried(
+            lambda: self._index.add_events(hops.columns.ids, sources, events), what="label index"
+        )
+        return joined
 
-class LabelsPartition(InputPartition):
+
+class LabelsPartition(InputPartition[RawFetch]):
     """Reads labels: joined with their event, or parked until it comes."""
 
     def __init__(self, source: TopicPartition, context: Context) -> None:
@@ -106,15 +116,14 @@ class LabelsPartition(InputPartition):
             progress_name=LABELS,
         )
         self._index = _label_index(context)
-        self._joins = JoinedSender(context)
+        self._joins = JoinedSender(context, source)
 
-    async def handle(
-        self,
-        records: Sequence[ConsumerRecord],
-        arrivals: Sequence[Arrival],
-        traceparents: Sequence[str | None],
-    ) -> Outputs:
-        outputs: _Sending = defaultdict(list)
+    def read(self, records: Sequence[ConsumerRecord]) -> RawFetch:
+        return RawFetch.of(records)
+
+    async def handle(self, fetch: RawFetch, traceparents: Sequence[str | None]) -> Sending:
+        records, arrivals = fetch.records, fetch.arrivals
+        outputs: Sending = defaultdict(list)
         rows, ids, known = [], [], []
         for row, (record, arrival) in enumerate(zip(records, arrivals, strict=True)):
             try:
@@ -129,19 +138,45 @@ class LabelsPartition(InputPartition):
         answers = await retried(
             lambda: self._index.add_labels(ids, offsets, known), what="label index"
         )
-        for row, answer in zip(rows, answers, strict=True):
+        joined = [
+            JoinedRow(answer.joined, arrivals[row], records[row].offset, traceparents[row])
+            for row, answer in zip(rows, answers, strict=True)
+            if answer.joined is not None
+        ]
+        self._joins.send(joined, outputs)
+        for answer in answers:
             self.count(_FATES[answer.fate])
-            if answer.joined is not None:
-                headers = arrivals[row].headers(_source(records[row]), traceparents[row])
-                self._joins.send(answer.joined, self.source, headers, outputs)
-                if answer.joined.version > 1:
-                    self.count(Counter.CORRECTIONS)
+        self.count(Counter.CORRECTIONS, sum(row.joined.version > 1 for row in joined))
         self.count(Counter.LABELS, len(records))
         self.count(Counter.LABELS_DEAD, len(records) - len(rows))
         return outputs
 
 
-class StagePartition(InputPartition):
+@dataclass(frozen=True)
+class HopFetch:
+    """A fetch of an entity's log: the records that could be read, and the others."""
+
+    sent: Sequence[Sent]
+    dead: Sequence[tuple[ConsumerRecord, InvalidEvent]]
+
+    @property
+    def traceparents(self) -> Sequence[str | None]:
+        return list(chain.from_iterable(sent.hops.traceparents for sent in self.sent))
+
+    @property
+    def newest_intake(self) -> int:
+        return max((int(sent.hops.intakes.max()) for sent in self.sent), default=0)
+
+    def handed_on(self, traceparents: Sequence[str | None]) -> Iterator[Sent]:
+        """The records with other contexts, one a hop in the order of ``traceparents``."""
+        first = 0
+        for sent in self.sent:
+            end = first + len(sent.hops)
+            yield sent._replace(hops=replace(sent.hops, traceparents=traceparents[first:end]))
+            first = end
+
+
+class StagePartition(InputPartition[HopFetch]):
     """Folds one entity's events and labels, and hands the events on with their values."""
 
     has_rows = True
@@ -155,8 +190,7 @@ class StagePartition(InputPartition):
             state_topic=topics.STATE.of(name, entity),
             progress_name=entity,
         )
-        self._stage = Stage(context.view, entity, context.contract)
-        self._entity = entity
+        self._stage = Stage(context.view, entity)
         self._is_first = entity == entities[0]
         self._next = dict(pairwise(entities)).get(entity)
         settings = context.settings
@@ -196,146 +230,76 @@ class StagePartition(InputPartition):
         packed = self._stage.fold.pack(state, numbers)
         return dict(zip(state.keys(numbers), packed, strict=True))
 
-    async def handle(
-        self,
-        records: Sequence[ConsumerRecord],
-        arrivals: Sequence[Arrival],
-        traceparents: Sequence[str | None],
-    ) -> Outputs:
-        outputs: _Sending = defaultdict(list)
-        decoded = self._stage.decode(records)
-        for row, error in decoded.dead:
-            dead_letter(self.context.pipeline, records[row], error, outputs)
+    def read(self, records: Sequence[ConsumerRecord]) -> HopFetch:
+        sent: list[Sent] = []
+        dead: list[tuple[ConsumerRecord, InvalidEvent]] = []
+        for record in records:
+            try:
+                sent.append(self.context.codec.decode(record.value or b"", record.offset))
+            except InvalidEvent as error:
+                dead.append((record, error))
+        return HopFetch(sent, dead)
+
+    async def handle(self, fetch: HopFetch, traceparents: Sequence[str | None]) -> Sending:
+        outputs: Sending = defaultdict(list)
+        for record, error in fetch.dead:
+            dead_letter(self.context.pipeline, record, error, outputs)
             self.count(Counter.FOREIGN)
-        rows, labels = self._new(records, arrivals, decoded)
-        rows = self._once(rows, decoded, arrivals)
-        passed = self._stage.pass_through(
-            rows,
-            [decoded.hops[row] for row in rows],  # type: ignore[misc]  # _new has sorted them
-            [decoded.payloads[row] for row in rows],
-            labels,
-        )
-        self._count(passed, records)
-        self._hand_on(passed, records, arrivals, traceparents, outputs)
+        new = [self._new(sent) for sent in fetch.handed_on(traceparents)]
+        passed = self._stage.pass_through([hops for hops in new if len(hops)])
+        if passed is not None:
+            self._emit(passed, outputs)
         return outputs
 
-    def _new(
-        self,
-        records: Sequence[ConsumerRecord],
-        arrivals: Sequence[Arrival],
-        decoded: Decoded,
-    ) -> tuple[list[int], list[KeyedLabel]]:
-        """Rows of events, and labels, that no record before has brought already."""
-        rows: list[int] = []
-        labels: list[KeyedLabel] = []
-        for row, hop in decoded.hops.items():
-            if not self._is_new(arrivals[row]):
-                self.count(Counter.REPEATED)
-            elif isinstance(hop, LabelHop):
-                labels.append(KeyedLabel(row, records[row].key.decode(), hop))
-            else:
-                rows.append(row)
-        return rows, labels
-
-    def _is_new(self, arrival: Arrival) -> bool:
-        if arrival.source is None:
-            return True
-        partition, offset = arrival.source
-        seen = self.marker.seen.setdefault(arrival.stream or "", {})
-        if offset <= seen.get(partition, -1):
-            return False
-        seen[partition] = offset
-        return True
-
-    def _once(self, rows: list[int], decoded: Decoded, arrivals: Sequence[Arrival]) -> list[int]:
-        """Without events whose id has been folded already: the first entity sees them all."""
-        if not self._is_first or not rows:
-            return rows
-        now = max(arrivals[row].intake for row in rows)
-        is_new = self._ids.admit(hashes([decoded.hops[row].id for row in rows]), now)
-        once = [row for row, new in zip(rows, is_new.tolist(), strict=True) if new]
-        self.count(Counter.DUPLICATE, len(rows) - len(once))
+    def _new(self, sent: Sent) -> Hops:
+        """The hops that have not come before: neither sent again, nor under a known event id."""
+        hops = sent.hops.where(self._unseen(sent))
+        self.count(Counter.REPEATED, len(sent.hops) - len(hops))
+        if not self._is_first or isinstance(hops, LabelHops) or not len(hops):
+            return hops
+        once = hops.where(self._ids.admit(hops.hashes, int(hops.intakes.max())))
+        self.count(Counter.DUPLICATE, len(hops) - len(once))
         return once
 
-    def _count(self, passed: Passed, records: Sequence[ConsumerRecord]) -> None:
-        if not self._is_first:
-            return
-        counted = [
-            hop.is_scored
-            for row, hop in zip(passed.rows, passed.hops, strict=True)
-            if records[row].offset >= self.marker.emit_from
-        ]
-        self.count(Counter.ON_TIME, sum(counted))
-        self.count(Counter.LATE_MERGED, len(counted) - sum(counted))
+    def _unseen(self, sent: Sent) -> Mask:
+        """Which of the hops lie behind the last one that came from the same input."""
+        seen = self.marker.seen.setdefault(sent.stream, {})
+        last = seen.get(sent.source, -1)
+        seen[sent.source] = max(last, int(sent.sources.max()))
+        return sent.sources > last
 
-    def _hand_on(
-        self,
-        passed: Passed,
-        records: Sequence[ConsumerRecord],
-        arrivals: Sequence[Arrival],
-        traceparents: Sequence[str | None],
-        outputs: _Sending,
-    ) -> None:
-        chosen = [
-            index
-            for index, (row, hop) in enumerate(zip(passed.rows, passed.hops, strict=True))
-            if records[row].offset >= self.marker.emit_from and self._stage.fits(hop)
-        ]
-        if not chosen:
+    def _emit(self, passed: EventHops, outputs: Sending) -> None:
+        """Hand on what has not been before a change of the definition, and fits this one."""
+        counted = passed.where(passed.places >= self.marker.emit_from * MAX_ROWS)
+        if self._is_first:
+            on_time = int(counted.is_scored.sum())
+            self.count(Counter.ON_TIME, on_time)
+            self.count(Counter.LATE_MERGED, len(counted) - on_time)
+        hops = counted.where(counted.fits)
+        self.count(Counter.UNEMITTED, len(counted) - len(hops))
+        if not len(hops):
             return
         if self._next is None:
-            batch = vector_batch(
-                self.context.view,
-                passed,
-                chosen,
-                partition=self.source.partition,
-                records=records,
-                traceparents=traceparents,
-                is_replayed=any(
-                    arrivals[passed.rows[index]].available_at is not None for index in chosen
-                ),
-            )
-            topic = topics.FEATURES.of(self.context.pipeline)
-            stamp = str(int(batch.intakes.max())).encode()
-            headers = [(kafka.AVAILABLE_AT, stamp)] if batch.is_replayed else []
-            outputs[topic] += [
-                Outgoing(None, value, headers, self.source.partition) for value in batch.encode()
-            ]
+            self._emit_vectors(hops, outputs)
             return
-        topic = topics.BY_ENTITY.of(self.context.pipeline, self._next)
-        keys = passed.columns.strings[self._next]
-        hops = list(passed.onward())
-        for index in chosen:
-            row = passed.rows[index]
-            headers = arrivals[row].headers(_source(records[row]), traceparents[row])
-            key = record_key(keys[index], passed.hops[index].id)
-            outputs[topic].append(Outgoing(key, hops[index], headers))
+        outputs[topics.BY_ENTITY.of(self.context.pipeline, self._next)] += by_target(
+            hops,
+            partition_keys(hops.columns, self._next),
+            self.context.partitions[self._next],
+            lambda part: self.context.codec.encode_onward(part, self.source.partition),
+        )
 
-
-class JoinedSender:
-    """Turns a joined label into what is sent: the outcome, and hops to entities that fold it."""
-
-    def __init__(self, context: Context) -> None:
-        name, view = context.pipeline, context.view
-        self._outcomes = topics.OUTCOMES.of(name)
-        self._entities = [entity for entity in view.entities if view.folds[entity].uses_labels]
-        self._topics = {entity: topics.BY_ENTITY.of(name, entity) for entity in self._entities}
-
-    def send(
-        self,
-        joined: Joined,
-        source: TopicPartition,
-        headers: list[tuple[str, bytes]],
-        outputs: _Sending,
-    ) -> None:
-        named = [*headers, (kafka.SOURCE_TOPIC, source.topic.encode())]
-        outputs[self._outcomes].append(Outgoing(joined.id.encode(), joined.outcome(), named))
-        for entity, (key, hop) in joined.hops(self._entities).items():
-            outputs[self._topics[entity]].append(Outgoing(key.encode(), hop, named))
+    def _emit_vectors(self, hops: EventHops, outputs: Sending) -> None:
+        batch = vector_batch(self.context.view, hops, partition=self.source.partition)
+        stamp = str(int(batch.intakes.max())).encode()
+        headers = [(kafka.AVAILABLE_AT, stamp)] if batch.is_replayed else []
+        outputs[topics.FEATURES.of(self.context.pipeline)] += [
+            Outgoing(None, value, headers, self.source.partition) for value in batch.encode()
+        ]
 
 
 def dead_letter(
-    pipeline: str, record: ConsumerRecord, error: InvalidEvent, outputs: _Sending
+    pipeline: str, record: ConsumerRecord, error: InvalidEvent, outputs: Sending
 ) -> None:
     """The record as it came, with where it lay and what is wrong with it.
 

@@ -6,22 +6,21 @@ goes out as values, so that the simulator can run the same steps.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple, Protocol
 
-import msgspec
 import numpy as np
 
 from homeostat.common.durations import whole_milliseconds
-from homeostat.common.errors import UNREADABLE, InvalidEvent, Reason, why_unreadable
-from homeostat.common.events import Event, EventColumns, EventContract
-from homeostat.common.feature_store.views import FeatureView, Vectors, hashes
-from homeostat.common.pipeline.spec import Pipeline
-from homeostat.common.schemas.hops import EventHop, Hop, LabelHop
+from homeostat.common.errors import InvalidEvent
+from homeostat.common.event_columns import EventColumns, event_hashes
+from homeostat.common.events import EventContract
+from homeostat.common.feature_store.views import FeatureView, Vectors
 from homeostat.common.schemas.vectors import VectorBatch
-from homeostat.common.windows import EntityFold, Events, State, Status
+from homeostat.common.windows import EntityFold, State
+from homeostat.features.hops import I64, EventHops, Hops, LabelHops
+from homeostat.features.outcomes import IndexedEvent
 
 
 class Counter(StrEnum):
@@ -46,24 +45,14 @@ class Counter(StrEnum):
     UNEMITTED = "unemitted"  # computed under two definitions at once: folded, no vector
 
 
-class Received(Protocol):
-    """What a step sees of a consumed record."""
-
-    @property
-    def value(self) -> bytes | None: ...
-
-    @property
-    def offset(self) -> int: ...
-
-
-@dataclass
+@dataclass(frozen=True)
 class Accepted:
-    """The outcome of reading raw events: row numbers of the batch in each of three piles."""
+    """Raw events in three piles, by their row of the batch: ``rows[n]`` has the hop ``n``."""
 
-    rows: list[int] = field(default_factory=list)
-    events: list[Event] = field(default_factory=list)
-    late: list[int] = field(default_factory=list)
-    dead: list[tuple[int, InvalidEvent]] = field(default_factory=list)
+    hops: EventHops
+    rows: list[int]
+    late: list[int]
+    dead: list[tuple[int, InvalidEvent]]
 
 
 class Intake:
@@ -71,252 +60,135 @@ class Intake:
 
     def __init__(self, view: FeatureView, contract: EventContract) -> None:
         pipeline = view.pipeline
+        self._view = view
         self._contract = contract
         self._lateness = whole_milliseconds(pipeline.lateness)
         self._freshness = whole_milliseconds(pipeline.freshness)
-        self._values: list[float | None] = [None] * len(view.aggregate_names)
-        self._statuses = [int(Status.MISSING)] * len(view.aggregate_names)
 
-    def accept(self, records: Sequence[Received], intakes: Sequence[int]) -> Accepted:
-        accepted = Accepted()
-        parse, lateness = self._contract.parse_published, self._lateness
-        for row, (record, intake) in enumerate(zip(records, intakes, strict=True)):
-            try:
-                event = parse(record.value or b"", now=intake)
-            except InvalidEvent as error:
-                accepted.dead.append((row, error))
-                continue
-            if intake - event.time > lateness:
-                accepted.late.append(row)
-            else:
-                accepted.rows.append(row)
-                accepted.events.append(event)
-        return accepted
-
-    def hop(self, event: Event) -> bytes:
-        return _encode(
-            EventHop(
-                event.id,
-                event.time,
-                event.intake,
-                msgspec.Raw(self._contract.encode(event)),
-                self._values,
-                self._statuses,
-                event.intake - event.time <= self._freshness,
-            )
+    def accept(
+        self,
+        values: Sequence[bytes],
+        *,
+        intakes: I64,
+        places: I64,
+        traceparents: Sequence[str | None],
+        is_replayed: bool,
+    ) -> Accepted:
+        """Read a batch of records, each with its intake (epoch ms) and its place in its log."""
+        parsed = self._contract.parse_published_batch(values, intakes.tolist())
+        rows = np.array(parsed.rows, np.intp)
+        age = intakes[rows] - parsed.columns.times
+        is_on_time = age <= self._lateness
+        hops = EventHops(
+            parsed.columns,
+            event_hashes(parsed.columns.ids),
+            intakes[rows],
+            age <= self._freshness,
+            places[rows],
+            self._view.unanswered(rows.size),
+            np.ones(rows.size, np.bool_),
+            [traceparents[row] for row in parsed.rows],
+            is_replayed,
+        )
+        return Accepted(
+            hops.where(is_on_time),
+            rows[is_on_time].tolist(),
+            rows[~is_on_time].tolist(),
+            parsed.refused,
         )
 
 
-def entity_keys(pipeline: Pipeline) -> Callable[[Event], dict[str, str]]:
-    """The keys of an event's entities; an entity whose field is null is left out."""
-    names = pipeline.entities
-
-    def keys(event: Event) -> dict[str, str]:
-        found = ((name, getattr(event.payload, name)) for name in names)
-        return {name: key for name, key in found if key is not None}
-
-    return keys
-
-
-def record_key(key: str | None, event_id: str) -> bytes:
-    """The Kafka key under which an event passes an entity; a null key spreads by event id."""
-    return (event_id if key is None else key).encode()
+def indexed(columns: EventColumns, entities: Sequence[str]) -> list[IndexedEvent]:
+    """Events as the label index keeps them; an entity whose field is null is left out."""
+    keys = zip(*(columns.strings[entity] for entity in entities), strict=True)
+    return [
+        IndexedEvent(
+            time,
+            {name: key for name, key in zip(entities, row, strict=True) if key is not None},
+        )
+        for time, row in zip(columns.times.tolist(), keys, strict=True)
+    ]
 
 
-@dataclass(frozen=True)
-class Passed:
-    """Events that have been through a stage, and what they carry now; rows are the batch's."""
-
-    rows: list[int]
-    hops: list[EventHop]
-    columns: EventColumns
-    aggregates: Vectors
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def onward(self) -> Iterator[bytes]:
-        """The hops to the next entity."""
-        for hop, values, statuses in zip(
-            self.hops,
-            self.aggregates.values.tolist(),
-            self.aggregates.statuses.tolist(),
-            strict=True,
-        ):
-            yield _encode(
-                EventHop(hop.id, hop.time, hop.intake, hop.event, values, statuses, hop.is_scored)
-            )
+def partition_keys(columns: EventColumns, entity: str) -> list[bytes]:
+    """The keys by which events find the partition of an entity; a null key spreads by event id."""
+    return [
+        (name if key is None else key).encode()
+        for key, name in zip(columns.strings[entity], columns.ids, strict=True)
+    ]
 
 
-def vector_batch(
-    view: FeatureView,
-    passed: Passed,
-    chosen: Sequence[int],
-    *,
-    partition: int,
-    records: Sequence[Received],
-    traceparents: Sequence[str | None],
-    is_replayed: bool,
-) -> VectorBatch:
-    """Shape the chosen of the events that have passed the last entity as vectors.
-
-    ``records`` and ``traceparents`` are the batch's, by row; ``chosen`` counts in ``passed``.
-    """
-    vectors = view.finish(passed.columns, passed.aggregates)
-    strings = passed.columns.strings
-    units = strings[view.pipeline.unit]
-    rows = [passed.rows[index] for index in chosen]
-    hops = [passed.hops[index] for index in chosen]
+def vector_batch(view: FeatureView, hops: EventHops, *, partition: int) -> VectorBatch:
+    """Shape events that have passed the last entity as vectors."""
+    columns = hops.columns
+    vectors = view.finish(columns, hops.aggregates)
     return VectorBatch(
         definition_hash=view.definition_hash,
         features=view.feature_names,
-        ids=[hop.id for hop in hops],
-        units=[units[index] or "" for index in chosen],
-        times=np.array([hop.time for hop in hops], np.int64),
-        intakes=np.array([hop.intake for hop in hops], np.int64),
-        values=vectors.values[chosen],
-        statuses=vectors.statuses[chosen],
-        is_scored=np.array([hop.is_scored for hop in hops], np.bool_),
-        entities={name: [strings[name][index] for index in chosen] for name in view.entities},
+        ids=columns.ids,
+        units=[unit or "" for unit in columns.strings[view.pipeline.unit]],
+        times=columns.times,
+        intakes=hops.intakes,
+        values=vectors.values,
+        statuses=vectors.statuses,
+        is_scored=hops.is_scored,
+        entities={name: columns.strings[name] for name in view.entities},
         partition=partition,
-        offsets=np.array([records[row].offset for row in rows], np.int64),
-        traceparents=[traceparents[row] for row in rows],
-        is_replayed=is_replayed,
+        offsets=hops.places,
+        traceparents=hops.traceparents,
+        is_replayed=hops.is_replayed,
     )
 
 
-@dataclass
-class Decoded:
-    """Hops by their row of the batch, and the payloads of those that are events."""
-
-    hops: dict[int, Hop] = field(default_factory=dict)
-    payloads: dict[int, msgspec.Struct] = field(default_factory=dict)
-    dead: list[tuple[int, InvalidEvent]] = field(default_factory=list)
-
-
-class KeyedLabel(NamedTuple):
-    """A label at a row of the batch, for one entity key."""
-
-    row: int
-    key: str
-    hop: LabelHop
-
-
 class Stage:
-    """One entity's fold of one partition: hops in, hops with values out."""
+    """One entity's fold of one partition: hops in, events with values out."""
 
-    def __init__(self, view: FeatureView, entity: str, contract: EventContract) -> None:
+    def __init__(self, view: FeatureView, entity: str) -> None:
         self.fold: EntityFold = view.folds[entity]
         self.state: State = self.fold.new_state()
         self._view = view
         self._entity = entity
-        self._is_first = entity == view.entities[0]
-        self._contract = contract
 
-    def decode(self, records: Sequence[Received]) -> Decoded:
-        """Read hops; those that are none of ours are dead."""
-        decoded = Decoded()
-        for row, record in enumerate(records):
-            try:
-                hop = _decode(record.value or b"")
-                if isinstance(hop, EventHop):
-                    decoded.payloads[row] = self._contract.decode(hop.event)
-            except UNREADABLE as error:
-                decoded.dead.append((row, _unreadable(error)))
-            else:
-                decoded.hops[row] = hop
-        return decoded
-
-    def fits(self, hop: EventHop) -> bool:
-        """Whether a hop was made under this definition's list of aggregates."""
-        return len(hop.values) == len(self._view.aggregate_names)
-
-    def pass_through(
-        self,
-        rows: list[int],
-        hops: list[EventHop],
-        payloads: list[msgspec.Struct],
-        labels: list[KeyedLabel],
-    ) -> Passed:
+    def pass_through(self, batches: Sequence[Hops]) -> EventHops | None:
         """Fold events and labels in the order of the log, and give each event its values.
 
-        Labels commute with events of other keys, so that only a label that follows an event of
-        its own key divides the batch.
+        Labels commute with events of other keys, so that only labels that follow an event of one
+        of their own keys divide the work.
         """
-        columns = self._contract.columns_of(payloads)
-        keys = columns.strings[self._entity]
-        events = self._view.events(self._entity, columns)
-        aggregates = self._carried(hops)
-        for first, end, before in _segments(rows, keys, labels):
-            if before and self.fold.uses_labels:
-                self._fold_labels(before)
-            part = slice(first, end)
-            folded = self.fold.fold_events(
-                self.state, self.state.intern(keys[part]), _slice(events, part)
-            )
-            self._view.place(
-                Vectors(aggregates.values[part], aggregates.statuses[part]),
-                self._entity,
-                Vectors(folded.values, folded.statuses),
-            )
-        return Passed(rows, hops, columns, aggregates)
+        passed: list[EventHops] = []
+        labels: list[LabelHops] = []
+        events: list[EventHops] = []
+        touched: set[str | None] = set()
+        for hops in batches:
+            if isinstance(hops, EventHops):
+                events.append(hops)
+                if self.fold.uses_labels:
+                    touched.update(hops.columns.strings[self._entity])
+            elif self.fold.uses_labels:
+                if not touched.isdisjoint(hops.keys):
+                    passed.append(self._fold(labels, events))
+                    labels, events, touched = [], [], set()
+                labels.append(hops)
+        if events:
+            passed.append(self._fold(labels, events))
+        else:
+            self._fold_labels(labels)
+        return EventHops.joined(passed) if passed else None
 
-    def _fold_labels(self, labels: list[KeyedLabel]) -> None:
-        hops = [label.hop for label in labels]
-        self.fold.fold_labels(
-            self.state,
-            self.state.intern([label.key for label in labels]),
-            self.fold.labels(
-                [hop.time for hop in hops],
-                hashes([hop.id for hop in hops]),
-                [hop.label for hop in hops],
-            ),
+    def _fold(self, labels: Sequence[LabelHops], events: Sequence[EventHops]) -> EventHops:
+        self._fold_labels(labels)
+        hops = EventHops.joined(events)
+        numbers = self.state.intern(hops.columns.strings[self._entity])
+        folded = self.fold.fold_events(
+            self.state, numbers, self._view.events(self._entity, hops.columns, hops.hashes)
         )
+        self._view.place(hops.aggregates, self._entity, Vectors(folded.values, folded.statuses))
+        return hops
 
-    def _carried(self, hops: list[EventHop]) -> Vectors:
-        """What the entities before have computed."""
-        if self._is_first:
-            return self._view.unanswered(len(hops))
-        shape = (len(hops), len(self._view.aggregate_names))
-        return Vectors(
-            np.array([hop.values for hop in hops], np.float64).reshape(shape),
-            np.array([hop.statuses for hop in hops], np.uint8).reshape(shape),
-        )
-
-
-def _slice(events: Events, part: slice) -> Events:
-    return events._replace(
-        times=events.times[part],
-        hashes=events.hashes[part],
-        values=events.values[part],
-        valid=events.valid[part],
-    )
-
-
-def _segments(
-    rows: list[int], keys: Sequence[str | None], labels: list[KeyedLabel]
-) -> Iterator[tuple[int, int, list[KeyedLabel]]]:
-    """Cut a batch into (first event, end, labels to fold before them)."""
-    if not labels:
-        yield 0, len(rows), []
-        return
-    first = at = 0
-    before: list[KeyedLabel] = []
-    touched: set[str | None] = set()
-    for label in labels:
-        while at < len(rows) and rows[at] < label.row:
-            touched.add(keys[at])
-            at += 1
-        if label.key in touched:
-            yield first, at, before
-            first, before, touched = at, [], set()
-        before.append(label)
-    yield first, len(rows), before
-
-
-def _unreadable(error: Exception) -> InvalidEvent:
-    return InvalidEvent(f"not a record of ours: {why_unreadable(error)}", reason=Reason.UNPARSABLE)
-
-
-_encode: Callable[[Any], bytes] = msgspec.json.Encoder().encode
-_decode: Callable[[bytes], Hop] = msgspec.json.Decoder(Hop).decode
+    def _fold_labels(self, labels: Sequence[LabelHops]) -> None:
+        for hops in labels:
+            self.fold.fold_labels(
+                self.state,
+                self.state.intern(hops.keys),
+                self.fold.labels(hops.times, hops.hashes, hops.labels),
+            )

@@ -1,19 +1,17 @@
 """What becomes of a label: joined with its event once, parked until it comes, or a correction.
 
 The label index answers in versions. This module turns its answers into what is sent: an `Outcome`
-for each version, and for the first one a `LabelHop` to every entity whose state folds labels. A
+for each version, and for the first one a label to every entity whose state folds labels. A
 correction is a new outcome and leaves the state as it was: a fold cannot take back what it has
 folded.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import msgspec
 
-from homeostat.common.schemas.hops import LabelHop
 from homeostat.common.schemas.labels import Outcome
 
 
@@ -51,17 +49,6 @@ class Joined:
                 self.version,
             )
         )
-
-    def hops(self, entities: Sequence[str]) -> Mapping[str, tuple[str, bytes]]:
-        """Key and hop for each of the entities that fold labels; nothing for a correction."""
-        if self.version > 1:
-            return {}
-        hop = _encode(LabelHop(self.id, self.event.time, self.label.available_at, self.label.label))
-        return {
-            name: (self.event.entities[name], hop)
-            for name in entities
-            if name in self.event.entities
-        }
 
 
 _encode = msgspec.json.Encoder().encode

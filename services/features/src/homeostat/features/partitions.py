@@ -14,9 +14,9 @@ import logging
 import time
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 from aiokafka import ConsumerRecord, TopicPartition
@@ -26,12 +26,13 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import OutOfMemoryError, ReadOnlyError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from homeostat.common import kafka, telemetry
+from homeostat.common import telemetry
 from homeostat.common.events import EventContract
 from homeostat.common.feature_store.online import Progress, progress_key
 from homeostat.common.feature_store.views import FeatureView
 from homeostat.features.changelog import Changelog, Changes, Marker, open_changelog
 from homeostat.features.enrichment import Counter
+from homeostat.features.hops import HopCodec
 from homeostat.features.materializer import Answer, Materializer
 from homeostat.features.publisher import Outputs, Publisher
 from homeostat.features.settings import Settings
@@ -65,6 +66,8 @@ class Context:
     settings: Settings
     view: FeatureView
     contract: EventContract
+    codec: HopCodec
+    partitions: Mapping[str, int]  # how many an entity's log has
     group: str
     redis: Redis
     publisher: Publisher
@@ -75,41 +78,6 @@ class Context:
     @property
     def pipeline(self) -> str:
         return self.view.pipeline.name
-
-
-class Arrival(msgspec.Struct, frozen=True, gc=False):
-    """What a record's headers say. One is made for every record: a dataclass costs a microsecond
-    more."""
-
-    intake: int  # epoch ms, the pipeline's clock
-    available_at: bytes | None  # only of replayed records
-    traceparent: str | None
-    source: tuple[int, int] | None  # partition and offset of the immediate input
-    stream: str | None  # and its topic, where that is not always the same
-
-    @classmethod
-    def of(cls, record: ConsumerRecord) -> Arrival:
-        if not record.headers:  # a third of what the others cost
-            return cls(record.timestamp, None, None, None, None)
-        headers: dict[str, bytes] = dict(record.headers)
-        stamp = kafka.instant(headers.get(kafka.AVAILABLE_AT))
-        parent, stream = headers.get(kafka.TRACEPARENT), headers.get(kafka.SOURCE_TOPIC)
-        return cls(
-            record.timestamp if stamp is None else stamp,
-            None if stamp is None else b"%d" % stamp,
-            parent.decode(errors="replace") if parent else None,
-            kafka.position(headers.get(kafka.SOURCE)),
-            stream.decode(errors="replace") if stream else None,
-        )
-
-    def headers(self, source: bytes, traceparent: str | None) -> list[tuple[str, bytes]]:
-        """The headers of a record that comes from this one."""
-        headers = [(kafka.SOURCE, source)]
-        if traceparent is not None:
-            headers.append((kafka.TRACEPARENT, traceparent.encode()))
-        if self.available_at is not None:
-            headers.append((kafka.AVAILABLE_AT, self.available_at))
-        return headers
 
 
 @dataclass(frozen=True)
@@ -123,7 +91,20 @@ class Cut:
     deliveries: Sequence[asyncio.Task[None]]
 
 
-class InputPartition(ABC):
+class Fetch(Protocol):
+    """What a partition has made of a fetch of records."""
+
+    @property
+    def traceparents(self) -> Sequence[str | None]: ...
+
+    @property
+    def newest_intake(self) -> int: ...
+
+
+F = TypeVar("F", bound=Fetch)
+
+
+class InputPartition(ABC, Generic[F]):
     """One owned partition of an input topic; subclasses say what a batch does."""
 
     has_rows = False
@@ -164,17 +145,17 @@ class InputPartition(ABC):
     # What subclasses add -----------------------------------------------------------------------
 
     @abstractmethod
-    async def handle(
-        self,
-        records: Sequence[ConsumerRecord],
-        arrivals: Sequence[Arrival],
-        traceparents: Sequence[str | None],
-    ) -> Outputs:
-        """Fold a batch and shape its outputs; nothing may be awaited after the first change."""
+    def read(self, records: Sequence[ConsumerRecord]) -> F:
+        """Read a fetch; this changes nothing."""
 
-    def restore_rows(  # noqa: B027 - a partition without rows has none to take back
-        self, rows: dict[str, bytes], ids: dict[int, bytes]
-    ) -> None:
+    @abstractmethod
+    async def handle(self, fetch: F, traceparents: Sequence[str | None]) -> Outputs:
+        """Fold a fetch and shape its outputs; nothing may be awaited after the first change.
+
+        ``traceparents`` takes the place of the fetch's own: the context to hand on.
+        """
+
+    def restore_rows(self, rows: dict[str, bytes], ids: dict[int, bytes]) -> None:
         """Take back what was committed."""
 
     def take_changes(self) -> Changes:
@@ -254,19 +235,18 @@ class InputPartition(ABC):
         records = self._unread(records)
         if not records:
             return
-        arrivals = [Arrival.of(record) for record in records]
+        fetch = self.read(records)
         with telemetry.process_batch(
             self.context.tracer,
             self.source.topic,
             partition=self.source.partition,
             group=self.context.group,
-            traceparents=[arrival.traceparent for arrival in arrivals],
+            traceparents=fetch.traceparents,
         ) as traceparents:
-            outputs = await self.handle(records, arrivals, traceparents)
+            outputs = await self.handle(fetch, traceparents)
             self.marker.position = records[-1].offset + 1
             self.current_at = max(self.current_at, records[-1].timestamp)
-            newest = max(arrival.intake for arrival in arrivals)
-            self.marker.pipeline_time = max(self.marker.pipeline_time, newest)
+            self.marker.pipeline_time = max(self.marker.pipeline_time, fetch.newest_intake)
             self._deliver(outputs)
         while len(self._deliveries) > MAX_UNDELIVERED:
             await asyncio.wait([self._deliveries[0]])

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaProducer
 
+from homeostat.features.hops import H, by_partition
 from homeostat.features.partitioning import partitions_of
 
 
@@ -21,6 +23,7 @@ class Outgoing(NamedTuple):
 
 
 Outputs = Mapping[str, Sequence[Outgoing]]  # by topic
+Sending = defaultdict[str, list[Outgoing]]  # the same, while it is gathered
 Acknowledgement = asyncio.Future[Any]
 
 
@@ -39,6 +42,15 @@ class Publisher:
                 for partition, chosen in _by_partition(records, count).items():
                     acknowledgements += await send_batches(self._producer, topic, partition, chosen)
         return acknowledgements
+
+
+def by_target(
+    hops: H, keys: Sequence[bytes], partitions: int, encode: Callable[[H], Iterable[bytes]]
+) -> Iterator[Outgoing]:
+    """Records of hops for an entity's log: each hop in the partition of its key."""
+    for partition, part in by_partition(hops, partitions_of(keys, partitions)):
+        for value in encode(part):
+            yield Outgoing(None, value, (), partition)
 
 
 async def send_batches(

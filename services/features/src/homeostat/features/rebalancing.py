@@ -6,6 +6,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Set
+from typing import Any
 
 from aiokafka import TopicPartition
 from faust.types import TP
@@ -23,16 +24,16 @@ class Assignment:
 
     def __init__(
         self,
-        make: Callable[[TopicPartition], InputPartition],
+        make: Callable[[TopicPartition], InputPartition[Any]],
         fail: Callable[[BaseException], None],
     ) -> None:
         self._make = make
         self._fail = fail
-        self._owned: dict[TopicPartition, InputPartition] = {}
+        self._owned: dict[TopicPartition, InputPartition[Any]] = {}
         self.restore_seconds = 0.0
 
     @property
-    def partitions(self) -> list[InputPartition]:
+    def partitions(self) -> list[InputPartition[Any]]:
         return list(self._owned.values())
 
     async def acquire(self, partitions: Set[TP]) -> Mapping[TP, int]:

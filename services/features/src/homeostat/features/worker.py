@@ -33,6 +33,7 @@ from homeostat.common.windows.warm_up import warm_up
 from homeostat.features.agents import EventsPartition, LabelsPartition, StagePartition
 from homeostat.features.batches import BatchApp, GroupSettings
 from homeostat.features.deduplication import CHUNK_IDS, RecentIds
+from homeostat.features.hops import HopCodec
 from homeostat.features.partitioning import partitions_of
 from homeostat.features.partitions import Context, InputPartition
 from homeostat.features.publisher import Publisher
@@ -155,10 +156,16 @@ async def _context(
     stack.push_async_callback(producer.stop)
     redis = Redis.from_url(str(settings.redis_url), socket_timeout=5.0, socket_connect_timeout=2.0)
     stack.push_async_callback(redis.aclose)
+    view = FeatureView(pipeline)
+    logs = {entity: topics.BY_ENTITY.of(pipeline.name, entity) for entity in view.entities}
     return Context(
         settings=settings,
-        view=FeatureView(pipeline),
+        view=view,
         contract=EventContract(pipeline),
+        codec=HopCodec(view),
+        partitions={
+            entity: len(await producer.partitions_for(topic)) for entity, topic in logs.items()
+        },
         group=group,
         redis=redis,
         publisher=Publisher(producer),
@@ -167,11 +174,11 @@ async def _context(
     )
 
 
-def _factory(context: Context) -> Callable[[TopicPartition], InputPartition]:
+def _factory(context: Context) -> Callable[[TopicPartition], InputPartition[Any]]:
     name = context.pipeline
     entity_of = {topics.BY_ENTITY.of(name, entity): entity for entity in context.view.entities}
 
-    def make(source: TopicPartition) -> InputPartition:
+    def make(source: TopicPartition) -> InputPartition[Any]:
         if source.topic == topics.EVENTS.of(name):
             return EventsPartition(source, context)
         if source.topic == topics.LABELS.of(name):
@@ -247,7 +254,7 @@ async def _report(app: BatchApp, assignment: Assignment, reports: asyncio.WriteT
         await asyncio.sleep(REPORT_SECONDS)
 
 
-def _partition_report(app: BatchApp, partition: InputPartition) -> PartitionReport:
+def _partition_report(app: BatchApp, partition: InputPartition[Any]) -> PartitionReport:
     position, seen = partition.marker.position, app.last_seen(partition.source)
     if seen is not None and position >= seen.end:
         partition.current_at = max(partition.current_at, seen.at)

@@ -9,7 +9,8 @@ import msgspec
 import numpy as np
 
 from homeostat.common.errors import HomeostatError
-from homeostat.common.events import EventColumns, check_entity_keys
+from homeostat.common.event_columns import EventColumns
+from homeostat.common.events import check_entity_keys
 from homeostat.common.feature_store.reading import Lookup, blank_columns
 from homeostat.inference.pipelines import ServedPipeline
 from homeostat.inference.scoring import Features, Row

@@ -12,7 +12,8 @@ import msgspec
 
 from homeostat.common.assignment import Variant
 from homeostat.common.errors import HomeostatError, InvalidInput, Violation, problem
-from homeostat.common.events import MAX_ID_LENGTH, MAX_MILLIS, MAX_TEXT_LENGTH
+from homeostat.common.events import MAX_ID_LENGTH, MAX_TEXT_LENGTH
+from homeostat.common.instants import MAX_MILLIS
 from homeostat.common.proto import inference_pb2 as pb
 from homeostat.common.proto import inference_pb2_grpc as pb_grpc
 from homeostat.inference.batching import NO_DEADLINE

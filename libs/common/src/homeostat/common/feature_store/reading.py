@@ -23,7 +23,7 @@ from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from homeostat.common.events import EventColumns
+from homeostat.common.event_columns import EventColumns, event_hashes
 from homeostat.common.feature_store import online
 from homeostat.common.feature_store.online import Progress
 from homeostat.common.feature_store.views import FeatureView, Vectors
@@ -247,7 +247,7 @@ def _ages(column: Sequence[Place | None], stored: Stored, *, now: int) -> tuple[
 def _read(lookup: Lookup, entity: str, packed: Sequence[bytes | None]) -> tuple[F64, U8, Mask]:
     """Evaluate packed rows; where one is damaged, each alone, so that only that one is lost."""
     fold = lookup.view.folds[entity]
-    own = lookup.view.events(entity, lookup.columns)
+    own = lookup.view.events(entity, lookup.columns, event_hashes(lookup.columns.ids))
     has_key = np.array([key is not None for key in lookup.keys[entity]], np.bool_)
     at, merge = lookup.columns.times, lookup.is_event & has_key
     is_readable = np.ones(len(packed), np.bool_)

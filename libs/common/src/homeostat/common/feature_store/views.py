@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from homeostat.common.events import EventColumns, event_hash
+from homeostat.common.event_columns import EventColumns, event_hash
 from homeostat.common.expressions import Expression, compile_expression
 from homeostat.common.pipeline import AggregateSpec, FieldSpec, FieldType, Pipeline
 from homeostat.common.pipeline.references import expression_names
@@ -72,13 +72,14 @@ class FeatureView:
             for fold in self.folds.values()
             for name in fold.fields
         }
+        self.aggregates_hash = self._aggregates_hash()
         self.definition_hash = self._hash()
 
-    def events(self, entity: str, events: EventColumns) -> Events:
-        """The events as one entity's fold takes them."""
+    def events(self, entity: str, events: EventColumns, ids: NDArray[np.uint64]) -> Events:
+        """The events as one entity's fold takes them; ``ids`` are the hashes of their ids."""
         fold = self.folds[entity]
         columns = {name: self._columns[name](events) for name in fold.fields}
-        return fold.events(events.times, hashes(events.ids), columns)
+        return fold.events(events.times, ids, columns)
 
     def unanswered(self, count: int) -> Vectors:
         """Aggregates of ``count`` events before any entity has answered: all missing."""
@@ -116,6 +117,11 @@ class FeatureView:
             vectors.statuses[:, index] = statuses[name]
         return vectors
 
+    def _aggregates_hash(self) -> str:
+        """Identity of what travels from entity to entity: the folds' values, in their order."""
+        folds = {entity: fold.definition_hash for entity, fold in self.folds.items()}
+        return _digest({"folds": folds, "order": self.aggregate_names})
+
     def _hash(self) -> str:
         """Identity of the whole definition: folds, the fields they read, expressions."""
         pipeline = self.pipeline
@@ -132,12 +138,11 @@ class FeatureView:
                 if spec.type is FieldType.CATEGORY
             },
         }
-        return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
+        return _digest(definition)
 
 
-def hashes(ids: list[str]) -> NDArray[np.uint64]:
-    """The 64-bit identities of event ids, as rows remember them."""
-    return np.fromiter(map(event_hash, ids), np.uint64, len(ids))
+def _digest(definition: Mapping[str, object]) -> str:
+    return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
 
 
 def _column_reader(name: str, spec: FieldSpec) -> Callable[[EventColumns], NDArray[Any]]:

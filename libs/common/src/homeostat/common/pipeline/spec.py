@@ -363,6 +363,11 @@ class Pipeline(Spec):
     policy: Policy = Policy()
 
     @property
+    def published_fields(self) -> dict[str, FieldSpec]:
+        """The fields of an event that has passed the edge, where personal ones are dropped."""
+        return {k: v for k, v in self.fields.items() if v.pii is not Pii.DROP}
+
+    @property
     def aggregates(self) -> dict[str, AggregateSpec]:
         return {k: v for k, v in self.features.items() if isinstance(v, AggregateSpec)}
 

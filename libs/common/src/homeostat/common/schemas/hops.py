@@ -1,33 +1,73 @@
-"""What passes from entity to entity inside ``features``: events with their values, and labels."""
+"""What passes from entity to entity inside ``features``: events with their values, and labels.
+
+One record holds many hops, all of them of the partition that it lies in, as columns: MessagePack
+around packed little-endian arrays. A hop's *place* in a log is one number that grows along the log:
+its record's offset and its row in that record.
+"""
 
 from __future__ import annotations
 
 import msgspec
+import numpy as np
+
+MAX_ROWS = 1 << 16  # of one record
+
+I64 = np.ndarray[tuple[int], np.dtype[np.int64]]
 
 
-class EventHop(msgspec.Struct, frozen=True, tag="event", tag_field="kind", gc=False):
-    """An event on its way through the entities.
+def places(offset: int, rows: int) -> I64:
+    """The places of the rows of one record.
 
-    ``values`` and ``statuses`` hold what the entities before computed, in the order of the
-    pipeline's aggregate features; null stands for what is still to come or was not there.
+    >>> places(3, 2).tolist(), offset_of(196609)
+    ([196608, 196609], 3)
+    """
+    return offset * MAX_ROWS + np.arange(rows)
+
+
+def offset_of(place: int) -> int:
+    """The offset of the record that holds a place."""
+    return place // MAX_ROWS
+
+
+class EventBatch(msgspec.Struct, frozen=True, array_like=True, tag="events", gc=False):
+    """Events on their way through the entities, ``n`` rows.
+
+    ``numbers`` hold a category as the index into its list in ``categories``. ``values`` and
+    ``statuses`` hold, row by row, what the entities before have computed, in the order of the
+    pipeline's aggregate features; both are empty before the first entity. They are worth something
+    under the definition named by ``aggregates`` alone.
     """
 
-    id: str
-    time: int  # epoch ms
-    intake: int  # epoch ms, the pipeline's clock
-    event: msgspec.Raw
-    values: list[float | None]
-    statuses: list[int]
-    is_scored: bool = True
+    source: int  # partition of the immediate input
+    sources: bytes  # int64, the places there
+    ids: list[str]
+    hashes: bytes  # uint64, of the ids
+    times: bytes  # int64, epoch ms
+    intakes: bytes  # int64, epoch ms, the pipeline's clock
+    is_scored: bytes  # bool
+    strings: dict[str, list[str | None]]
+    numbers: dict[str, bytes]  # float64, NaN for null
+    categories: dict[str, list[str]]
+    aggregates: str
+    values: bytes  # float64
+    statuses: bytes  # uint8
+    is_replayed: bool
+    traceparents: list[str | None] | None  # none: of no row
 
 
-class LabelHop(msgspec.Struct, frozen=True, tag="label", tag_field="kind", gc=False):
-    """A joined label; it changes state and emits nothing."""
+class LabelBatch(msgspec.Struct, frozen=True, array_like=True, tag="labels", gc=False):
+    """Joined labels of one entity, ``n`` rows; they change state and emit nothing."""
 
-    id: str
-    time: int  # of the event, epoch ms
-    intake: int
-    label: float
+    stream: str  # topic of the immediate input
+    source: int
+    sources: bytes
+    ids: list[str]
+    hashes: bytes
+    keys: list[str]  # of the entity
+    times: bytes  # int64, of the events, epoch ms
+    intakes: bytes  # int64, epoch ms, the pipeline's clock
+    labels: bytes  # float64
+    traceparents: list[str | None] | None
 
 
-Hop = EventHop | LabelHop
+HopBatch = EventBatch | LabelBatch

@@ -14,7 +14,8 @@ from homeostat.common.errors import (
     Violation,
     why_unreadable,
 )
-from homeostat.common.events import MAX_MILLIS, MIN_MILLIS, REPLAY_STAMP, text_violations
+from homeostat.common.events import REPLAY_STAMP, text_violations
+from homeostat.common.instants import MAX_MILLIS, MIN_MILLIS
 
 
 class Label(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

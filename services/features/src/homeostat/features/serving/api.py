@@ -12,8 +12,8 @@ from fastapi import APIRouter, Request, Response
 from homeostat.common import bodies
 from homeostat.common.clock import from_millis
 from homeostat.common.errors import UNREADABLE, InvalidInput, Unparsable, Violation, why_unreadable
-from homeostat.common.events import parse_time
 from homeostat.common.feature_store.reading import FeatureValue, shown
+from homeostat.common.instants import parse_time
 from homeostat.features.serving.catalogue import Catalogue
 from homeostat.features.serving.reading import FeatureReader, FeatureTable
 

@@ -11,7 +11,7 @@ from homeostat.common.errors import (
     TransientError,
     Violation,
 )
-from homeostat.common.events import MAX_MILLIS
+from homeostat.common.instants import MAX_MILLIS
 from homeostat.common.proto import features_pb2 as pb
 from homeostat.common.proto import features_pb2_grpc as pb_grpc
 from homeostat.features.serving.reading import FeatureReader, FeatureTable

@@ -18,8 +18,6 @@ from redis.exceptions import RedisError
 
 from homeostat.common.errors import InvalidInput, TransientError, Violation, unknown_names
 from homeostat.common.events import (
-    MAX_MILLIS,
-    MIN_MILLIS,
     entity_key_violations,
     unusable_entity_keys,
 )
@@ -34,6 +32,7 @@ from homeostat.common.feature_store.reading import (
     blank_columns,
 )
 from homeostat.common.feature_store.views import FeatureView
+from homeostat.common.instants import MAX_MILLIS, MIN_MILLIS
 from homeostat.features.serving import metrics
 
 logger = logging.getLogger(__name__)
