@@ -18,20 +18,24 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import psutil
+from aiokafka import AIOKafkaConsumer, TopicPartition
 from redis.asyncio import Redis
 
 from bench.cores import pin_servers, pinned
 from bench.payments import payments, publish_events
 from homeostat.cli.testing import SessionStack, running_stores
-from homeostat.common import topics
+from homeostat.common import kafka, topics
 from homeostat.common.feature_store.views import FeatureView
 from homeostat.common.pipeline import Pipeline, Snapshot, load
+from homeostat.features.hops import HopCodec
 from homeostat.features.progress import read_progress
 
 HERE = Path(__file__).parent
@@ -131,20 +135,51 @@ class Bench:
     async def _watched(self, pid: int, view: FeatureView) -> Figure:
         """From the first time that rows are seen in Redis until the last ones are."""
         redis, worker = Redis.from_url(self._stack.redis_url), psutil.Process(pid)
+        name = view.pipeline.name
+        raw, log = topics.EVENTS.of(name), topics.BY_ENTITY.of(name, ENTITY)
         first: tuple[int, float, float] | None = None
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 while True:
                     progress: Any = await read_progress(redis, view, partitions=1)
-                    done = progress["positions"][topics.BY_ENTITY.of(view.pipeline.name, ENTITY)]
-                    now = (done["0"], time.perf_counter(), sum(worker.cpu_times()[:2]))
-                    if first is None and now[0]:
-                        first = now
-                    if first is not None and now[0] >= self._count:
-                        return Figure(*(b - a for a, b in zip(first, now, strict=True)))
+                    taken, folded = (progress["positions"][topic]["0"] for topic in (raw, log))
+                    now = (folded, time.perf_counter(), sum(worker.cpu_times()[:2]))
+                    first = first or (now if folded else None)
+                    if first is not None and await self._is_done(taken, folded, log):
+                        break
                     await asyncio.sleep(POLL_SECONDS)
         finally:
             await redis.aclose()
+        events = self._count - await self._events_before(view, log, first[0])
+        return Figure(events, now[1] - first[1], now[2] - first[2])
+
+    async def _is_done(self, events: int, folded: int, log: str) -> bool:
+        """Whether every event is in the entity's log, and that is folded to its end."""
+        if events < self._count:
+            return False
+        place = TopicPartition(log, 0)
+        async with self._reader(log) as reader:
+            end: int = (await reader.end_offsets([place]))[place]
+            return folded >= end
+
+    async def _events_before(self, view: FeatureView, log: str, offset: int) -> int:
+        """How many events the records of a log below an offset hold."""
+        codec, events = HopCodec(view), 0
+        async with self._reader(log) as reader:
+            for _ in range(offset):
+                record = await reader.getone()
+                events += len(codec.decode(record.value, record.offset).hops)
+        return events
+
+    @asynccontextmanager
+    async def _reader(self, log: str) -> AsyncIterator[AIOKafkaConsumer]:
+        reader = kafka.consumer(bootstrap_servers=self._stack.kafka, client_id="bench")
+        await reader.start()
+        try:
+            reader.assign([TopicPartition(log, 0)])
+            yield reader
+        finally:
+            await reader.stop()
 
     def _named(self, number: int) -> Pipeline:
         return self._pipeline.model_copy(update={"name": f"bench-{number}"})

@@ -157,3 +157,43 @@ def test_the_hash_of_an_event_id_is_pinned() -> None:
 def test_no_bytes_make_the_contract_fail_otherwise(value: bytes) -> None:
     with pytest.raises(InvalidEvent):  # random bytes are no event, and nothing else happens
         contract(amount="float").parse(value, now=NOW)
+
+
+GOOD = [body(), body(id="e2", at=NOW // 1000), body(id="e3", at="2023-11-14T22:13:20Z"), body(n=1)]
+ODD = [
+    b"",
+    b"{",
+    b"\xff",
+    body() + b"\n" + body(),
+    body(id="a\nb"),
+    json.dumps({"id": "e4", "at": NOW, "customer": "c1"}, indent=1).encode(),
+    body(id=""),
+    body(id="x" * 257),
+    body(at=NOW * 1000),
+    body(at=-1),
+    body(at=True),
+    body(at=NOW + 3_600_000),
+    body(customer="c\x00"),
+    body(n=1e308),
+    body().replace(b"c1", b'c1","n":1e999,"customer":"c2'),
+    body(nonsense=1),
+]
+
+
+@given(st.lists(st.sampled_from([*GOOD, *ODD]), min_size=1, max_size=6))
+def test_a_batch_is_read_as_each_of_its_records_would_be(values: list[bytes]) -> None:
+    payments = contract(n={"type": "float", "optional": True})
+    good, bad = [], []
+    for row, value in enumerate(values):
+        try:
+            good.append((row, payments.parse_published(value, now=NOW)))
+        except InvalidEvent as error:
+            bad.append((row, str(error), error.reason))
+
+    parsed = payments.parse_published_batch(values, [NOW] * len(values))
+
+    assert parsed.rows == [row for row, _ in good]
+    assert [(row, str(error), error.reason) for row, error in parsed.refused] == bad
+    assert parsed.columns.ids == [event.id for _, event in good]
+    assert parsed.columns.times.tolist() == [event.time for _, event in good]
+    assert parsed.columns.strings["customer"] == [event.key for _, event in good]
