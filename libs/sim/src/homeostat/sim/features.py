@@ -12,9 +12,9 @@ from homeostat.common.durations import whole_milliseconds
 from homeostat.common.event_columns import event_hashes
 from homeostat.common.schemas.labels import read_label
 from homeostat.features.deduplication import RecentIds
-from homeostat.features.enrichment import Counter, Intake, Stage, indexed, vector_batch
+from homeostat.features.enrichment import Counter, Intake, Stage, vector_batch
 from homeostat.features.hops import EventHops, HopCodec, Hops, LabelHops
-from homeostat.features.outcomes import Joined, KnownLabel
+from homeostat.features.outcomes import Joined, KnownLabel, indexed
 from homeostat.features.settings import Settings
 from homeostat.sim.label_index import LabelIndex
 from homeostat.sim.log import Record
@@ -43,8 +43,8 @@ class Events(Process):
         for value in self._codec.encode_events(hops, 0):
             newest = int(hops.intakes.max())
             self.world.log.append(self._first_topic, value, available_at=newest)
-        events = indexed(hops.columns, self.world.view.entities)
-        for name, event in zip(hops.columns.ids, events, strict=True):
+        for row, name in enumerate(hops.columns.ids):
+            event = indexed(hops.columns, row, self.world.view.entities)
             for joined in self._index.add_event(name, event):
                 send_joined(self.world, self._codec, joined)
         counts = self.world.counts

@@ -23,7 +23,6 @@ from homeostat.features.enrichment import (
     Counter,
     Intake,
     Stage,
-    indexed,
     partition_keys,
     vector_batch,
 )
@@ -97,10 +96,14 @@ class EventsPartition(InputPartition[RawFetch]):
 
     async def _waiting_labels(self, hops: EventHops) -> list[list[Joined]]:
         """The labels that came before their event, for each event."""
-        events = indexed(hops.columns, self.context.view.entities)
-        sources = [f"{self.source.partition}:{place}" for place in hops.places.tolist()]
         joined: list[list[Joined]] = await retried(
-            lambda: self._index.add_events(hops.columns.ids, sources, events), what="label index"
+            lambda: self._index.add_events(
+                hops.columns,
+                entities=self.context.view.entities,
+                partition=self.source.partition,
+                offsets=hops.places,
+            ),
+            what="label index",
         )
         return joined
 

@@ -20,7 +20,6 @@ from homeostat.common.feature_store.views import FeatureView, Vectors
 from homeostat.common.schemas.vectors import VectorBatch
 from homeostat.common.windows import EntityFold, State
 from homeostat.features.hops import I64, EventHops, Hops, LabelHops
-from homeostat.features.outcomes import IndexedEvent
 
 
 class Counter(StrEnum):
@@ -96,18 +95,6 @@ class Intake:
             rows[~is_on_time].tolist(),
             parsed.refused,
         )
-
-
-def indexed(columns: EventColumns, entities: Sequence[str]) -> list[IndexedEvent]:
-    """Events as the label index keeps them; an entity whose field is null is left out."""
-    keys = zip(*(columns.strings[entity] for entity in entities), strict=True)
-    return [
-        IndexedEvent(
-            time,
-            {name: key for name, key in zip(entities, row, strict=True) if key is not None},
-        )
-        for time, row in zip(columns.times.tolist(), keys, strict=True)
-    ]
 
 
 def partition_keys(columns: EventColumns, entity: str) -> list[bytes]:

@@ -9,7 +9,7 @@ event id.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
@@ -19,72 +19,90 @@ import msgspec
 from redis.asyncio import Redis
 
 from homeostat.common.durations import whole_milliseconds
-from homeostat.features.outcomes import IndexedEvent, Joined, KnownLabel
+from homeostat.common.event_columns import I64, EventColumns
+from homeostat.features.outcomes import IndexedEvent, Joined, KnownLabel, indexed
 from homeostat.features.scripts import Script
 
 CHUNK = 200  # ids a script call: Redis serves nobody else while it runs
 
-# An id's hash: e event, s its source; n versions of its label, o offset of the last label record;
-# and for version i: l{i} label, v{i} its value, p{i} its offset, j{i} which side joined it.
-# What is given for all ids is one MessagePack argument: to pack each alone costs more than all else
-# together. Redis knows its older form, without bytes: events and labels are JSON in it.
+# An id has two keys below the index's own: `e:<id>` is the event, a MessagePack array of partition,
+# offset, time, then name and key of each entity; `l:<id>` is the hash of its label: n versions, o
+# offset of the last label record; for version i: l{i} label, v{i} its value, p{i} its offset, j{i}
+# which side joined it. All that is given is one MessagePack argument, in columns: to pack each id's
+# alone, keys among them, costs more than all else together. Redis knows its older form, without
+# bytes: labels are JSON in it.
 _INDEX_EVENTS = """
-local answers, given = {}, cmsgpack.unpack(ARGV[2])
-for i, key in ipairs(KEYS) do
-  local source, event = given[i][1], given[i][2]
-  local known = redis.call('HMGET', key, 's', 'n')
-  local found = {}
-  if known[1] == false then
-    redis.call('HSET', key, 's', source, 'e', event)
-    redis.call('PEXPIRE', key, ARGV[1])
-  end
-  if known[2] and (known[1] == false or known[1] == source) then
-    found[1] = i
-    for version = 1, tonumber(known[2]) do
-      local side = redis.call('HGET', key, 'j' .. version)
-      if known[1] == false then redis.call('HSET', key, 'j' .. version, 'event') end
-      if side ~= 'label' then
-        found[#found + 1] = version
-        found[#found + 1] = redis.call('HGET', key, 'l' .. version)
-      end
+local ttl, given, answers = ARGV[1], cmsgpack.unpack(ARGV[2]), {}
+local partition, ids, offsets, times, names, keys =
+  given[1], given[2], given[3], given[4], given[5], given[6]
+for i, id in ipairs(ids) do
+  local event = {partition, offsets[i], times[i]}
+  for c, name in ipairs(names) do
+    local key = keys[c][i]
+    if key then
+      event[#event + 1] = name
+      event[#event + 1] = key
     end
   end
-  if #found > 1 then answers[#answers + 1] = found end
+  local at = KEYS[1] .. 'e:' .. id
+  local is_first = redis.call('SET', at, cmsgpack.pack(event), 'NX', 'PX', ttl)
+  local labels = KEYS[1] .. 'l:' .. id
+  local versions = redis.call('HGET', labels, 'n')
+  if versions and not is_first then
+    local known = cmsgpack.unpack(redis.call('GET', at))
+    if known[1] ~= partition or known[2] ~= offsets[i] then versions = false end
+  end
+  if versions then
+    local found = {i}
+    for version = 1, tonumber(versions) do
+      local side = redis.call('HGET', labels, 'j' .. version)
+      if is_first then redis.call('HSET', labels, 'j' .. version, 'event') end
+      if side ~= 'label' then
+        found[#found + 1] = version
+        found[#found + 1] = redis.call('HGET', labels, 'l' .. version)
+      end
+    end
+    if #found > 1 then answers[#answers + 1] = found end
+  end
 end
 return answers
 """
 _INDEX_LABELS = """
-local answers, given = {}, cmsgpack.unpack(ARGV[2])
-for i, key in ipairs(KEYS) do
-  local offset, value, label = given[i][1], given[i][2], given[i][3]
-  local known = redis.call('HMGET', key, 'e', 'n', 'o')
-  local versions = tonumber(known[2] or 0)
-  if known[3] and offset <= tonumber(known[3]) then
+local ttl, given, answers = ARGV[1], cmsgpack.unpack(ARGV[2]), {}
+local ids, offsets, values, texts = given[1], given[2], given[3], given[4]
+for i, id in ipairs(ids) do
+  local offset, value = offsets[i], values[i]
+  local at, labels = KEYS[1] .. 'e:' .. id, KEYS[1] .. 'l:' .. id
+  local event = redis.call('GET', at)
+  local known = redis.call('HMGET', labels, 'n', 'o')
+  local versions = tonumber(known[1] or 0)
+  if known[2] and offset <= tonumber(known[2]) then
     answers[i] = {'repeated'}
     for version = 1, versions do
-      local at = redis.call('HMGET', key, 'p' .. version, 'j' .. version)
-      if tonumber(at[1]) == offset then
-        if at[2] == 'label' then
-          answers[i] = {'joined', version, known[1]}
-        elseif not at[2] then
+      local of = redis.call('HMGET', labels, 'p' .. version, 'j' .. version)
+      if tonumber(of[1]) == offset then
+        if of[2] == 'label' then
+          answers[i] = {'joined', version, event}
+        elseif not of[2] then
           answers[i] = {'parked'}
         end
       end
     end
-  elseif versions > 0 and redis.call('HGET', key, 'v' .. versions) == value then
-    redis.call('HSET', key, 'o', offset)
+  elseif versions > 0 and redis.call('HGET', labels, 'v' .. versions) == value then
+    redis.call('HSET', labels, 'o', offset)
     answers[i] = {'duplicate'}
   else
     local version = versions + 1
-    redis.call('HSET', key, 'n', version, 'o', offset, 'l' .. version, label,
+    redis.call('HSET', labels, 'n', version, 'o', offset, 'l' .. version, texts[i],
                'v' .. version, value, 'p' .. version, offset)
-    if known[1] then
-      redis.call('HSET', key, 'j' .. version, 'label')
-      answers[i] = {'joined', version, known[1]}
+    if event then
+      redis.call('HSET', labels, 'j' .. version, 'label')
+      redis.call('PEXPIRE', at, ttl)
+      answers[i] = {'joined', version, event}
     else
       answers[i] = {'parked'}
     end
-    redis.call('PEXPIRE', key, ARGV[1])
+    redis.call('PEXPIRE', labels, ttl)
   end
 end
 return answers
@@ -108,22 +126,35 @@ class LabelIndex:
     """One pipeline's index; entries live for ``ttl``, a label's maturity and some grace."""
 
     def __init__(self, redis: Redis, pipeline: str, *, ttl: timedelta) -> None:
-        self._prefix = f"idx:{pipeline}:"
+        self._key = f"idx:{{{pipeline}}}:"  # one slot of a cluster
         self._ttl = whole_milliseconds(ttl)
         self._index_events = Script(redis, _INDEX_EVENTS)
         self._index_labels = Script(redis, _INDEX_LABELS)
 
     async def add_events(
-        self, ids: Sequence[str], sources: Sequence[str], events: Sequence[IndexedEvent]
+        self, events: EventColumns, *, entities: Sequence[str], partition: int, offsets: I64
     ) -> list[list[Joined]]:
-        """Index events; for each, the labels that were waiting for it."""
-        arguments = [(source, _text(event)) for source, event in zip(sources, events, strict=True)]
+        """Index events, each with its place; for each, the labels that were waiting for it."""
+        ids, places, times = events.ids, offsets.tolist(), events.times.tolist()
+        keys = [events.strings[entity] for entity in entities]
         joined: list[list[Joined]] = [[] for _ in ids]
-        for first, answers in await self._run(self._index_events, ids, arguments):
-            for place, *found in answers:
-                row = first + place - 1
+        for first, answers in await self._run(
+            self._index_events,
+            len(ids),
+            lambda part: (
+                partition,
+                ids[part],
+                places[part],
+                times[part],
+                entities,
+                [column[part] for column in keys],
+            ),
+        ):
+            for number, *found in answers:
+                row = first + number - 1
+                event = indexed(events, row, entities)
                 joined[row] = [
-                    Joined(ids[row], events[row], _decode_label(label), int(version))
+                    Joined(ids[row], event, _decode_label(label), int(version))
                     for version, label in zip(found[::2], found[1::2], strict=True)
                 ]
         return joined
@@ -132,11 +163,13 @@ class LabelIndex:
         self, ids: Sequence[str], offsets: Sequence[int], labels: Sequence[KnownLabel]
     ) -> list[LabelAnswer]:
         """Join labels with events that are here already, and park the others."""
-        arguments = [
-            (offset, repr(label.label), _text(label))
-            for offset, label in zip(offsets, labels, strict=True)
-        ]
-        chunks = await self._run(self._index_labels, ids, arguments)
+        values = [repr(label.label) for label in labels]
+        texts = [_encode(label).decode() for label in labels]
+        chunks = await self._run(
+            self._index_labels,
+            len(ids),
+            lambda part: (ids[part], offsets[part], values[part], texts[part]),
+        )
         answers = [answer for _, chunk in chunks for answer in chunk]
         return [
             _label_answer(name, label, answer)
@@ -144,30 +177,30 @@ class LabelIndex:
         ]
 
     async def _run(
-        self, script: Script, ids: Sequence[str], arguments: Sequence[tuple[Any, ...]]
+        self, script: Script, count: int, given: Callable[[slice], tuple[Any, ...]]
     ) -> list[tuple[int, list[Any]]]:
         """Run a script over all ids in one round trip: its answer by the chunk's first row."""
-        keys = [self._prefix + name for name in ids]
-        starts = range(0, len(ids), CHUNK)
-        parts = [slice(first, first + CHUNK) for first in starts]
-        answers = await script.run(
-            [(keys[part], (self._ttl, _pack(arguments[part]))) for part in parts]
-        )
-        return list(zip(starts, answers, strict=True))
+        starts = range(0, count, CHUNK)
+        calls = [
+            ((self._key,), (self._ttl, _pack(given(slice(first, first + CHUNK)))))
+            for first in starts
+        ]
+        return list(zip(starts, await script.run(calls), strict=True))
 
 
 def _label_answer(name: str, label: KnownLabel, answer: list[Any]) -> LabelAnswer:
     fate = Fate(answer[0].decode())
     if fate is not Fate.JOINED:
         return LabelAnswer(fate)
-    return LabelAnswer(fate, Joined(name, _decode_event(answer[2]), label, int(answer[1])))
+    return LabelAnswer(fate, Joined(name, _known_event(answer[2]), label, int(answer[1])))
 
 
-def _text(value: IndexedEvent | KnownLabel) -> str:
-    return _encode(value).decode()
+def _known_event(packed: bytes) -> IndexedEvent:
+    _partition, _offset, time, *entities = _unpack(packed)
+    return IndexedEvent(time, dict(zip(entities[::2], entities[1::2], strict=True)))
 
 
 _pack = msgspec.msgpack.Encoder().encode
+_unpack = msgspec.msgpack.Decoder().decode
 _encode = msgspec.json.Encoder().encode
-_decode_event = msgspec.json.Decoder(IndexedEvent).decode
 _decode_label = msgspec.json.Decoder(KnownLabel).decode

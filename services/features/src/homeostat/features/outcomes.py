@@ -8,18 +8,28 @@ folded.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
 
+from homeostat.common.event_columns import EventColumns
 from homeostat.common.schemas.labels import Outcome
 
 
-class IndexedEvent(msgspec.Struct, frozen=True, array_like=True):
+@dataclass(frozen=True)
+class IndexedEvent:
     """What the label index knows of an event."""
 
-    time: int
-    entities: dict[str, str]
+    time: int  # epoch ms
+    entities: dict[str, str]  # keys; one that is null is left out
+
+
+def indexed(events: EventColumns, row: int, entities: Sequence[str]) -> IndexedEvent:
+    """One of many events, as the label index knows it."""
+    keys = ((entity, events.strings[entity][row]) for entity in entities)
+    known = {entity: key for entity, key in keys if key is not None}
+    return IndexedEvent(int(events.times[row]), known)
 
 
 class KnownLabel(msgspec.Struct, frozen=True, array_like=True):
