@@ -20,6 +20,7 @@ from homeostat.features.arrivals import Arrival, RawFetch
 from homeostat.features.changelog import Changes
 from homeostat.features.deduplication import RecentIds
 from homeostat.features.enrichment import (
+    Accepted,
     Counter,
     Intake,
     Stage,
@@ -30,7 +31,7 @@ from homeostat.features.hops import EventHops, Hops, LabelHops, Mask, Sent
 from homeostat.features.joining import JoinedRow, JoinedSender
 from homeostat.features.label_index import Fate, LabelIndex
 from homeostat.features.outcomes import Joined, KnownLabel
-from homeostat.features.partitions import Context, InputPartition, retried
+from homeostat.features.partitions import Context, Handled, InputPartition, Later, retried
 from homeostat.features.progress import EVENTS, LABELS
 from homeostat.features.publisher import Outgoing, Sending, by_target
 
@@ -57,17 +58,16 @@ class EventsPartition(InputPartition[RawFetch]):
     def read(self, records: Sequence[ConsumerRecord]) -> RawFetch:
         return RawFetch.of(records)
 
-    async def handle(self, fetch: RawFetch, traceparents: Sequence[str | None]) -> Sending:
-        records, arrivals = fetch.records, fetch.arrivals
+    async def handle(self, fetch: RawFetch, traceparents: Sequence[str | None]) -> Handled:
+        records = fetch.records
         accepted = self._intake.accept(
             [record.value or b"" for record in records],
-            intakes=np.array([arrival.intake for arrival in arrivals], np.int64),
+            intakes=fetch.intakes,
             places=np.array([record.offset for record in records], np.int64),
             traceparents=traceparents,
             is_replayed=fetch.is_replayed,
         )
         hops = accepted.hops
-        joined = await self._waiting_labels(hops)
         outputs: Sending = defaultdict(list)
         outputs[self._first_topic] += by_target(
             hops,
@@ -75,28 +75,20 @@ class EventsPartition(InputPartition[RawFetch]):
             self.context.partitions[self._first],
             lambda part: self.context.codec.encode_events(part, self.source.partition),
         )
-        self._joins.send(
-            [
-                JoinedRow(label, arrivals[row], records[row].offset, traceparents[row])
-                for row, labels in zip(accepted.rows, joined, strict=True)
-                for label in labels
-            ],
-            outputs,
-        )
         for row in accepted.late:
             late = topics.LATE.of(self.context.pipeline)
-            outputs[late].append(_copied(records[row], arrivals[row], traceparents[row]))
+            outputs[late].append(_copied(records[row], fetch.arrival(row), traceparents[row]))
         for row, error in accepted.dead:
             dead_letter(self.context.pipeline, records[row], error, outputs)
         self.count(Counter.RECEIVED, len(records))
         self.count(Counter.TOO_LATE, len(accepted.late))
         self.count(Counter.DEAD, len(accepted.dead))
-        self.count(Counter.LABELS_UNPARKED, sum(map(len, joined)))
-        return outputs
+        return Handled(outputs, lambda: self._join(accepted, fetch))
 
-    async def _waiting_labels(self, hops: EventHops) -> list[list[Joined]]:
-        """The labels that came before their event, for each event."""
-        joined: list[list[Joined]] = await retried(
+    async def _join(self, accepted: Accepted, fetch: RawFetch) -> Later:
+        """Index the events, and send the labels that came before them."""
+        hops = accepted.hops
+        waiting: list[tuple[int, Joined]] = await retried(
             lambda: self._index.add_events(
                 hops.columns,
                 entities=self.context.view.entities,
@@ -105,7 +97,18 @@ class EventsPartition(InputPartition[RawFetch]):
             ),
             what="label index",
         )
-        return joined
+        joined = [
+            JoinedRow(
+                label,
+                fetch.arrival(accepted.rows[hop]),
+                int(hops.places[hop]),
+                hops.traceparents[hop],
+            )
+            for hop, label in waiting
+        ]
+        outputs: Sending = defaultdict(list)
+        self._joins.send(joined, outputs)
+        return Later(outputs, {Counter.LABELS_UNPARKED: len(joined)} if joined else {})
 
 
 class LabelsPartition(InputPartition[RawFetch]):
@@ -124,11 +127,11 @@ class LabelsPartition(InputPartition[RawFetch]):
     def read(self, records: Sequence[ConsumerRecord]) -> RawFetch:
         return RawFetch.of(records)
 
-    async def handle(self, fetch: RawFetch, traceparents: Sequence[str | None]) -> Sending:
-        records, arrivals = fetch.records, fetch.arrivals
+    async def handle(self, fetch: RawFetch, traceparents: Sequence[str | None]) -> Handled:
+        records = fetch.records
         outputs: Sending = defaultdict(list)
         rows, ids, known = [], [], []
-        for row, (record, arrival) in enumerate(zip(records, arrivals, strict=True)):
+        for row, (record, intake) in enumerate(zip(records, fetch.intakes.tolist(), strict=True)):
             try:
                 label = read_label(record.value or b"")
             except InvalidEvent as error:
@@ -136,13 +139,13 @@ class LabelsPartition(InputPartition[RawFetch]):
                 continue
             rows.append(row)
             ids.append(label.id)
-            known.append(KnownLabel(label.label, arrival.intake))
+            known.append(KnownLabel(label.label, intake))
         offsets = [records[row].offset for row in rows]
         answers = await retried(
             lambda: self._index.add_labels(ids, offsets, known), what="label index"
         )
         joined = [
-            JoinedRow(answer.joined, arrivals[row], records[row].offset, traceparents[row])
+            JoinedRow(answer.joined, fetch.arrival(row), records[row].offset, traceparents[row])
             for row, answer in zip(rows, answers, strict=True)
             if answer.joined is not None
         ]
@@ -152,7 +155,7 @@ class LabelsPartition(InputPartition[RawFetch]):
         self.count(Counter.CORRECTIONS, sum(row.joined.version > 1 for row in joined))
         self.count(Counter.LABELS, len(records))
         self.count(Counter.LABELS_DEAD, len(records) - len(rows))
-        return outputs
+        return Handled(outputs)
 
 
 @dataclass(frozen=True)
@@ -243,7 +246,7 @@ class StagePartition(InputPartition[HopFetch]):
                 dead.append((record, error))
         return HopFetch(sent, dead)
 
-    async def handle(self, fetch: HopFetch, traceparents: Sequence[str | None]) -> Sending:
+    async def handle(self, fetch: HopFetch, traceparents: Sequence[str | None]) -> Handled:
         outputs: Sending = defaultdict(list)
         for record, error in fetch.dead:
             dead_letter(self.context.pipeline, record, error, outputs)
@@ -252,7 +255,7 @@ class StagePartition(InputPartition[HopFetch]):
         passed = self._stage.pass_through([hops for hops in new if len(hops)])
         if passed is not None:
             self._emit(passed, outputs)
-        return outputs
+        return Handled(outputs)
 
     def _new(self, sent: Sent) -> Hops:
         """The hops that have not come before: neither sent again, nor under a known event id."""

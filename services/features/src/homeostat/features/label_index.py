@@ -133,11 +133,11 @@ class LabelIndex:
 
     async def add_events(
         self, events: EventColumns, *, entities: Sequence[str], partition: int, offsets: I64
-    ) -> list[list[Joined]]:
-        """Index events, each with its place; for each, the labels that were waiting for it."""
+    ) -> list[tuple[int, Joined]]:
+        """Index events with their places; labels that were waiting, each with its event's row."""
         ids, places, times = events.ids, offsets.tolist(), events.times.tolist()
         keys = [events.strings[entity] for entity in entities]
-        joined: list[list[Joined]] = [[] for _ in ids]
+        joined: list[tuple[int, Joined]] = []
         for first, answers in await self._run(
             self._index_events,
             len(ids),
@@ -153,8 +153,8 @@ class LabelIndex:
             for number, *found in answers:
                 row = first + number - 1
                 event = indexed(events, row, entities)
-                joined[row] = [
-                    Joined(ids[row], event, _decode_label(label), int(version))
+                joined += [
+                    (row, Joined(ids[row], event, _decode_label(label), int(version)))
                     for version, label in zip(found[::2], found[1::2], strict=True)
                 ]
         return joined

@@ -13,10 +13,10 @@ import asyncio
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 from aiokafka import ConsumerRecord, TopicPartition
@@ -30,8 +30,8 @@ from homeostat.common import telemetry
 from homeostat.common.events import EventContract
 from homeostat.common.feature_store.online import Progress, progress_key
 from homeostat.common.feature_store.views import FeatureView
+from homeostat.features import enrichment
 from homeostat.features.changelog import Changelog, Changes, Marker, open_changelog
-from homeostat.features.enrichment import Counter
 from homeostat.features.hops import HopCodec
 from homeostat.features.materializer import Answer, Materializer
 from homeostat.features.publisher import Outputs, Publisher
@@ -104,6 +104,24 @@ class Fetch(Protocol):
 F = TypeVar("F", bound=Fetch)
 
 
+class Later(NamedTuple):
+    """What a batch still sends, and counts, once the answer of a store has come."""
+
+    outputs: Outputs
+    counts: Mapping[str, int]
+
+
+class Handled(NamedTuple):
+    """What a batch sends at once, and what it sends later.
+
+    ``later`` is asked for after ``outputs`` are sent, in the order of the batches, while the next
+    ones are folded.
+    """
+
+    outputs: Outputs
+    later: Callable[[], Awaitable[Later]] | None = None
+
+
 class InputPartition(ABC, Generic[F]):
     """One owned partition of an input topic; subclasses say what a batch does."""
 
@@ -129,6 +147,8 @@ class InputPartition(ABC, Generic[F]):
         )
         self._changelog: Changelog | None = None
         self._deliveries: deque[asyncio.Task[None]] = deque()
+        self._counted_later: deque[tuple[int, Mapping[str, int]]] = deque()  # by position
+        self._later_counters: Counter[str] = Counter()
         self._in_order = asyncio.Lock()
         self._woken = asyncio.Event()
         self._is_closing = False
@@ -149,7 +169,7 @@ class InputPartition(ABC, Generic[F]):
         """Read a fetch; this changes nothing."""
 
     @abstractmethod
-    async def handle(self, fetch: F, traceparents: Sequence[str | None]) -> Outputs:
+    async def handle(self, fetch: F, traceparents: Sequence[str | None]) -> Handled:
         """Fold a fetch and shape its outputs; nothing may be awaited after the first change.
 
         ``traceparents`` takes the place of the fetch's own: the context to hand on.
@@ -192,7 +212,7 @@ class InputPartition(ABC, Generic[F]):
                 logger.error(
                     "records expired unread", extra={"source": self.source, "records": lost}
                 )
-                self.count(Counter.LOST, lost)
+                self.count(enrichment.Counter.LOST, lost)
             self.marker.position = begins
 
     async def _begin_epoch(self) -> None:
@@ -243,11 +263,11 @@ class InputPartition(ABC, Generic[F]):
             group=self.context.group,
             traceparents=fetch.traceparents,
         ) as traceparents:
-            outputs = await self.handle(fetch, traceparents)
+            handled = await self.handle(fetch, traceparents)
             self.marker.position = records[-1].offset + 1
             self.current_at = max(self.current_at, records[-1].timestamp)
             self.marker.pipeline_time = max(self.marker.pipeline_time, fetch.newest_intake)
-            self._deliver(outputs)
+            self._deliver(handled)
         while len(self._deliveries) > MAX_UNDELIVERED:
             await asyncio.wait([self._deliveries[0]])
             self._forget_delivered()
@@ -271,15 +291,22 @@ class InputPartition(ABC, Generic[F]):
         if number:
             self.marker.counters[counter] = self.marker.counters.get(counter, 0) + number
 
-    def _deliver(self, outputs: Outputs) -> None:
-        task = asyncio.create_task(self._send(outputs), name=f"deliver {self.source}")
+    def _deliver(self, handled: Handled) -> None:
+        task = asyncio.create_task(
+            self._send(handled, self.marker.position), name=f"deliver {self.source}"
+        )
         task.add_done_callback(self._on_delivered)
         self._deliveries.append(task)
         self._woken.set()
 
-    async def _send(self, outputs: Outputs) -> None:
+    async def _send(self, handled: Handled, position: int) -> None:
+        publish = self.context.publisher.publish
         async with self._in_order:
-            acknowledgements = await self.context.publisher.publish(outputs)
+            acknowledgements = await publish(handled.outputs)
+            if handled.later is not None:
+                later = await handled.later()
+                self._counted_later.append((position, later.counts))
+                acknowledgements += await publish(later.outputs)
         await asyncio.gather(*acknowledgements)
 
     def _on_delivered(self, task: asyncio.Task[None]) -> None:
@@ -338,9 +365,19 @@ class InputPartition(ABC, Generic[F]):
         if cut.deliveries:
             await asyncio.gather(*cut.deliveries)
         self._forget_delivered()
+        self._add_counted_later(cut.marker)
         self._uncommitted.update(cut.changes)
         self._cut_marker = cut.marker
         await self._materialize(cut)
+
+    def _add_counted_later(self, marker: Marker) -> None:
+        """Count in a settled marker what the deliveries of the batches below it have counted."""
+        while self._counted_later and self._counted_later[0][0] <= marker.position:
+            _, counts = self._counted_later.popleft()
+            self._later_counters.update(counts)
+        counters = Counter(marker.counters)
+        counters.update(self._later_counters)
+        marker.counters = dict(counters)
 
     def _cut(self) -> Cut:
         changes = self.take_changes()
