@@ -22,7 +22,12 @@ from redis.asyncio import Redis
 
 from homeostat.cli.testing import SessionStack
 from homeostat.common import kafka, topics
-from homeostat.common.feature_store.online import Progress, decode_progress, progress_key
+from homeostat.common.feature_store.online import (
+    Progress,
+    decode_progress,
+    progress_key,
+    row_key,
+)
 from homeostat.common.feature_store.views import FeatureView
 from homeostat.common.pipeline import Pipeline, Snapshot, load
 from homeostat.common.schemas.vectors import VectorBatch
@@ -79,14 +84,14 @@ class Rig:
         by_entity = [topics.BY_ENTITY.of(self.name, name) for name in self.view.entities]
         return [topics.EVENTS.of(self.name), topics.LABELS.of(self.name), *by_entity]
 
-    def start_worker(self) -> subprocess.Popen[bytes]:
+    def start_worker(self, *, session_timeout: str = "PT6S") -> subprocess.Popen[bytes]:
         snapshot = self.folder / "snapshot.json"
         snapshot.write_bytes(Snapshot(self.pipeline, 1).encode())
         environment = {
             **os.environ,
             "KAFKA_BOOTSTRAP_SERVERS": self.stack.kafka,
             "REDIS_URL": self.stack.redis_url,
-            "FEATURES_SESSION_TIMEOUT": "PT6S",
+            "FEATURES_SESSION_TIMEOUT": session_timeout,
             "FEATURES_COMMIT_INTERVAL": "PT0.3S",
             "FEATURES_HEARTBEAT_INTERVAL": "PT0.5S",
         }
@@ -111,11 +116,14 @@ class Rig:
         self.workers.clear()
         return statuses
 
+    def kill_worker(self, index: int) -> None:
+        worker = self.workers.pop(index)
+        worker.kill()
+        worker.wait()
+
     def kill_workers(self) -> None:
-        for worker in self.workers:
-            worker.kill()
-            worker.wait()
-        self.workers.clear()
+        while self.workers:
+            self.kill_worker(-1)
 
     @asynccontextmanager
     async def producer(self) -> AsyncIterator[AIOKafkaProducer]:
@@ -179,6 +187,19 @@ class Rig:
                     restored.take(key, record.key, record.value)
                 found[TopicPartition(topic, part)] = restored.marker
         return found
+
+    async def online_rows(self, redis: Redis, entity: str) -> dict[str, bytes]:
+        """The rows of an entity in the online store, by key."""
+        prefix = row_key(self.name, self.view.definition_hash, entity, "")
+        keys = [key async for key in redis.scan_iter(match=prefix + b"*", count=1_000)]
+        values: list[bytes] = await redis.mget(keys) if keys else []  # type: ignore[assignment]  # not decoded
+        names = [key.removeprefix(prefix).decode() for key in keys]
+        return dict(zip(names, values, strict=True))
+
+    async def forget_online(self, redis: Redis) -> None:
+        """Take everything of this pipeline out of the online store, at once."""
+        keys = [key async for key in redis.scan_iter(match=f"*:{self.name}:*", count=1_000)]
+        await redis.delete(*keys)
 
     async def progress(self, redis: Redis, entity: str) -> list[Progress | None]:
         """What the online store says of each partition of an entity's log."""
@@ -304,6 +325,13 @@ def open_rig(stack: SessionStack, tmp_path: Path) -> Iterator[Callable[[Pipeline
     yield opened
     for rig in rigs:
         rig.kill_workers()
+
+
+@pytest.fixture
+async def redis(stack: SessionStack) -> AsyncIterator[Redis]:
+    client = Redis.from_url(stack.redis_url)
+    yield client
+    await client.aclose()
 
 
 @pytest.fixture

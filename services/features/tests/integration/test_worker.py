@@ -18,17 +18,21 @@ from homeostat.common import kafka, topics
 from homeostat.common.pipeline.spec import ExpressionSpec
 from homeostat.common.schemas.labels import Outcome
 from homeostat.features.enrichment import Counter
+from homeostat.features.progress import EVENTS
+from homeostat.features.worker import CRASHED
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
 
 
-def some_events(count: int, seed: int, *, spread_ms: int = 60_000) -> list[dict[str, Any]]:
+def some_events(
+    count: int, seed: int, *, spread_ms: int = 60_000, prefix: str = "e"
+) -> list[dict[str, Any]]:
     """Events of the last minute or so, in no order."""
     chance = random.Random(seed)
     now = round(time.time() * 1000)
     return [
         {
-            "id": f"e{number}",
+            "id": f"{prefix}{number}",
             "time": now - chance.randrange(spread_ms),
             "card": f"c{chance.randrange(40)}",
             "terminal": f"t{chance.randrange(15)}",
@@ -111,13 +115,11 @@ async def test_a_killed_worker_changes_no_row_and_no_vector(rig: Any, seed: int)
 async def test_a_second_worker_takes_over_from_a_killed_one(rig: Any) -> None:
     events = some_events(2_000, seed=11)
     rig.start_worker()
-    second = rig.start_worker()
+    rig.start_worker()
     await rig.send(events[:1_000])
     await vectors_come(rig, at_least=200)
 
-    second.kill()
-    second.wait()
-    rig.workers.remove(second)
+    rig.kill_worker(1)
     await rig.send(events[1_000:])
     await rig.drained()
 
@@ -126,23 +128,84 @@ async def test_a_second_worker_takes_over_from_a_killed_one(rig: Any) -> None:
     await books_balance(rig, received=2_000)
 
 
-async def test_an_input_without_traffic_does_not_grow_stale(rig: Any) -> None:
+async def test_an_input_without_traffic_does_not_grow_stale(rig: Any, redis: Redis) -> None:
     rig.start_worker()
     await rig.send(some_events(50, seed=13))
     await rig.drained()
-    redis = Redis.from_url(rig.stack.redis_url)
-    try:
-        before = await rig.progress(redis, "card")
-        async with asyncio.timeout(60):
-            while True:
-                after = await rig.progress(redis, "card")
-                if all(b.written_at > a.written_at for a, b in zip(before, after, strict=True)):
-                    break
-                await asyncio.sleep(0.1)
-    finally:
-        await redis.aclose()
+    before = await rig.progress(redis, "card")
+    async with asyncio.timeout(60):
+        while True:
+            after = await rig.progress(redis, "card")
+            if all(b.written_at > a.written_at for a, b in zip(before, after, strict=True)):
+                break
+            await asyncio.sleep(0.1)
 
     assert [part.offset for part in after] == [part.offset for part in before]
+
+
+@pytest.mark.parametrize(
+    "kills", [5, pytest.param(100, marks=[pytest.mark.chaos, pytest.mark.timeout(3_600)])]
+)
+async def test_kills_in_the_middle_of_a_stream_leave_no_trace(
+    rig: Any, redis: Redis, kills: int
+) -> None:
+    chance, sent = random.Random(kills), 0
+    rig.start_worker(session_timeout="PT2S")
+    for number in range(kills):
+        rig.start_worker(session_timeout="PT2S")  # the group rebalances between two of them
+        await rig.send(some_events(300, seed=number, prefix=f"{number}-"))
+        await events_pass(rig, redis, at_least=sent + chance.randrange(1, 300))
+        sent += 300
+
+        rig.kill_worker(chance.randrange(2))
+    await rig.drained()
+
+    assert len(await rig.vectors()) == sent
+    await equals_the_oracle(rig)
+    await books_balance(rig, received=sent)
+
+
+async def test_a_worker_that_wakes_up_after_its_partitions_are_gone_writes_nothing(
+    rig: Any, redis: Redis
+) -> None:
+    zombie = rig.start_worker(session_timeout="PT2S")
+    await rig.send(some_events(1_000, seed=21, prefix="before-"))
+    await events_pass(rig, redis, at_least=300)
+
+    zombie.send_signal(signal.SIGSTOP)
+    rig.workers.remove(zombie)
+    rig.start_worker()
+    await rig.send(some_events(1_000, seed=22, prefix="after-"))
+    await rig.drained()
+    zombie.send_signal(signal.SIGCONT)
+
+    assert await asyncio.to_thread(zombie.wait, 60) == CRASHED
+    assert len(await rig.vectors()) == 2_000
+    await equals_the_oracle(rig)
+    await books_balance(rig, received=2_000)
+
+
+@pytest.mark.parametrize("is_running", [True, False], ids=["under-a-worker", "between-workers"])
+async def test_a_wiped_online_store_is_rebuilt(rig: Any, redis: Redis, is_running: bool) -> None:
+    events = some_events(2_000, seed=31)
+    rig.start_worker()
+    await rig.send(events[:1_000])
+    await rig.drained()
+    before = {entity: await rig.online_rows(redis, entity) for entity in rig.view.entities}
+
+    if not is_running:
+        assert rig.stop_workers() == [0]
+    await rig.forget_online(redis)
+    if not is_running:
+        rig.start_worker()
+    await rig.send(events[1_000:])
+    await rig.drained()
+
+    rows, _ = await rig.folded_anew()
+    for entity, expected in rows.items():
+        assert set(before[entity]) <= set(expected)
+        assert await rig.online_rows(redis, entity) == expected
+    await equals_the_oracle(rig)
 
 
 async def test_duplicates_in_any_order_are_folded_once(rig: Any) -> None:
@@ -240,4 +303,13 @@ async def test_a_worker_that_is_asked_to_stop_under_load_commits_all_and_leaves(
 async def vectors_come(rig: Any, *, at_least: int) -> None:
     """Wait until so many vectors have been emitted."""
     while len(await rig.vectors()) < at_least:
+        rig.check_alive()
+
+
+async def events_pass(rig: Any, redis: Redis, *, at_least: int) -> None:
+    """Wait until so many events have been taken in and settled."""
+    while True:
+        parts = await rig.progress(redis, EVENTS)
+        if sum(part.offset for part in parts if part) >= at_least:
+            return
         rig.check_alive()
