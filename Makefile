@@ -9,6 +9,8 @@ UV_VERSION := 0.13.8
 PYTHON ?= $(shell for p in python3.12 python3.11 python3 python; do \
 	$$p -c 'import sys; (3, 11) <= sys.version_info < (3, 13) or sys.exit(1); print(sys.executable)' 2>/dev/null && break; done)
 UV := $(shell uv --version >/dev/null 2>&1 && command -v uv || echo .tools/bin/uv)
+# Python keeps what it has compiled; where it may not, each process would spend seconds on its imports.
+COMPILE := $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode)
 PACKAGES := $(patsubst %/pyproject.toml,%,$(wildcard libs/*/pyproject.toml services/*/pyproject.toml))
 BIN := .venv/bin
 
@@ -33,8 +35,9 @@ setup: .venv/.synced ## create .venv from the pinned, hashed lock
 .venv/.synced: requirements.lock $(PACKAGES:=/pyproject.toml) | $(filter .tools/%,$(UV))
 	$(need-python)
 	@test -x $(BIN)/python || $(UV) venv --quiet --python $(PYTHON) .venv
-	$(UV) pip sync --quiet --require-hashes --python $(BIN)/python requirements.lock
+	$(UV) pip sync --quiet $(COMPILE) --require-hashes --python $(BIN)/python requirements.lock
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation $(PACKAGES:%=-e %)
+	$(if $(COMPILE),$(BIN)/python -m compileall -q $(PACKAGES))
 	$(BIN)/python -m homeostat.common.windows.warm_up
 	@touch $@
 
@@ -61,7 +64,7 @@ test: setup ## unit to short end-to-end tests, on the real servers
 	$(BIN)/python -m pytest -m "not chaos and not compose and not real and not soak and not wire"
 
 .PHONY: chaos
-chaos: setup ## the long form of the kill tests: twenty seeds each
+chaos: setup ## the long form of the kill tests: twenty seeds of each, and a hundred kills of workers
 	$(BIN)/python -m pytest -m chaos
 
 .PHONY: compose
@@ -79,6 +82,10 @@ bench-features: setup bench/.venv/.synced ## window features beside peers, from 
 .PHONY: bench-online
 bench-online: setup bench/.venv/.synced ## features read online beside Feast's server
 	$(BIN)/python -m bench.online --peers-python $(CURDIR)/bench/.venv/bin/python
+
+.PHONY: bench-pit
+bench-pit: setup ## point-in-time joins beside DuckDB's; QUICK=1 on smaller histories
+	$(BIN)/python -m bench.pit $(if $(QUICK),--quick)
 
 bench/.venv/.synced: bench/peers/requirements.txt | $(filter .tools/%,$(UV))
 	$(UV) venv --quiet --clear --python $(BIN)/python bench/.venv
