@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 
 import grpc
 import numpy as np
+from aiokafka import TopicPartition
 from redis.asyncio import Redis
 
 from bench.cores import pin_contender, pin_servers, pinned
@@ -33,7 +34,7 @@ from bench.payments import Payment, payments, publish_events
 from homeostat.cli.publishing import publish
 from homeostat.cli.stack import ports
 from homeostat.cli.testing import SessionStack, running_service, running_stores
-from homeostat.common import topics
+from homeostat.common import kafka, topics
 from homeostat.common.feature_store.reading import STATUS_NAMES
 from homeostat.common.feature_store.views import FeatureView
 from homeostat.common.pipeline import Pipeline, load
@@ -135,14 +136,22 @@ def ours(
 
 
 async def folded(stack: SessionStack, view: FeatureView) -> None:
-    """Until every payment is in the online store."""
-    topic = topics.BY_ENTITY.of(view.pipeline.name, ENTITY)
-    async with Redis.from_url(stack.redis_url) as redis, asyncio.timeout(PATIENCE_SECONDS):
-        while True:
-            progress: Any = await read_progress(redis, view, partitions=1)
-            if progress["positions"][topic]["0"] >= EVENTS:
-                return
-            await asyncio.sleep(0.1)
+    """Until every payment is in the online store, hop after hop."""
+    name = view.pipeline.name
+    consumer = kafka.consumer(bootstrap_servers=stack.kafka, client_id="bench")
+    await consumer.start()
+    try:
+        async with Redis.from_url(stack.redis_url) as redis, asyncio.timeout(PATIENCE_SECONDS):
+            for topic in (topics.EVENTS.of(name), topics.BY_ENTITY.of(name, ENTITY)):
+                place = TopicPartition(topic, 0)
+                end = (await consumer.end_offsets([place]))[place]
+                while True:
+                    progress: Any = await read_progress(redis, view, partitions=1)
+                    if progress["positions"][topic]["0"] >= end:
+                        break
+                    await asyncio.sleep(0.1)
+    finally:
+        await consumer.stop()
 
 
 @contextmanager

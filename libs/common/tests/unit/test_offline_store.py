@@ -14,7 +14,14 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from homeostat.common.errors import NotFound
-from homeostat.common.feature_store.offline import TrainingSet, table_path, training_set
+from homeostat.common.feature_store.offline import (
+    KnownFeatures,
+    TrainingSet,
+    features_known_at,
+    table_path,
+    training_set,
+)
+from homeostat.common.feature_store.point_in_time import KnownRows
 from homeostat.common.schemas.labels import Outcome
 from homeostat.common.schemas.vectors import VectorBatch
 
@@ -92,6 +99,21 @@ class Store:
             "absent": 0,
         }
         return training_set(self.root, pipeline=PIPELINE, **(defaults | arguments))
+
+    def known_at(self, asked: Sequence[tuple[str | None, int]], **arguments: Any) -> KnownFeatures:
+        defaults: dict[str, Any] = {
+            "definition_hash": DEFINITION,
+            "entity": "card",
+            "features": ("amount",),
+            "version": self.versions["vectors"],
+        }
+        return features_known_at(
+            self.root,
+            pipeline=PIPELINE,
+            keys=[key for key, _ in asked],
+            at=np.array([instant for _, instant in asked], np.int64),
+            **(defaults | arguments),
+        )
 
     def labels(self, **arguments: Any) -> dict[str, float]:
         found = self.training_set(**arguments)
@@ -232,6 +254,46 @@ def test_a_feature_that_no_vector_has_had_yet_is_told_by_its_name(store: Store) 
 
     with pytest.raises(NotFound, match="speed"):
         store.training_set(features=("amount", "speed"))
+
+
+def test_an_instant_gets_the_newest_vector_that_was_known_then(store: Store) -> None:
+    store.add(
+        Vector("a", at=2 * DAY, value=2.0),
+        Vector("b", at=3 * DAY, intake=6 * DAY, value=3.0),
+        Vector("c", at=1 * DAY, intake=5 * DAY, value=1.0),  # late: hides nothing
+    )
+
+    found = store.known_at([("c", DAY), ("c", 5 * DAY), ("c", 6 * DAY), ("d", 6 * DAY)])
+
+    np.testing.assert_array_equal(found.values[:, 0], [np.nan, 2.0, 3.0, np.nan])
+    never = KnownRows.NEVER
+    assert found.event_times.tolist() == [never, 2 * DAY, 3 * DAY, never]
+
+
+def test_an_instant_gets_nothing_of_another_definition_or_too_old(store: Store) -> None:
+    store.add(Vector("a", value=1.0), Vector("b", at=2 * DAY, definition_hash="b" * 64))
+
+    found = store.known_at([("c", 3 * DAY), ("c", 3 * DAY + 1)], max_age=2 * DAY)
+
+    np.testing.assert_array_equal(found.values[:, 0], [1.0, np.nan])
+
+
+def test_what_was_known_is_told_by_its_digest(store: Store) -> None:
+    store.add(Vector("a"))
+    version = store.versions["vectors"]
+    before = store.known_at([("c", 5 * DAY)])
+    store.add(Vector("b", at=2 * DAY, value=2.0))
+
+    assert store.known_at([("c", 5 * DAY)], version=version).digest == before.digest
+    assert store.known_at([("c", 5 * DAY)]).digest != before.digest
+    assert store.known_at([("c", 4 * DAY)], version=version).digest != before.digest
+
+
+def test_an_entity_without_vectors_is_told_by_its_name(store: Store) -> None:
+    store.add(Vector("a"))
+
+    with pytest.raises(NotFound, match="'shop'"):
+        store.known_at([("c", DAY)], entity="shop")
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -21,6 +21,7 @@ from deltalake import DeltaTable
 from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from homeostat.common.errors import NotFound
+from homeostat.common.feature_store.point_in_time import History, known_rows
 
 VECTORS = "vectors"
 OUTCOMES = "outcomes"
@@ -99,6 +100,72 @@ def training_set(
     )
 
 
+@dataclass(frozen=True)
+class KnownFeatures:
+    """What serving could have known of ``n`` keys, each at its own instant.
+
+    ``values[n, f]`` is the model's encoding; NaN also where nothing was known, which
+    ``event_times`` (epoch ms, ``KnownRows.NEVER``) tells apart.
+    """
+
+    features: tuple[str, ...]
+    values: np.ndarray[tuple[int, int], np.dtype[np.float64]]
+    event_times: I64
+    digest: str  # of keys, instants and all of the above
+    version: int
+
+
+def features_known_at(
+    root: Path,
+    *,
+    pipeline: str,
+    definition_hash: str,
+    entity: str,
+    features: Sequence[str],
+    version: int,
+    keys: Sequence[str | None],
+    at: I64,
+    max_age: int | None = None,
+) -> KnownFeatures:
+    """Join instants of an entity's keys (epoch ms) with the newest vectors that were known then.
+
+    For questions that no event asked: a customer scored every night, labels of another system. A
+    vector counts once it has happened and was taken in, and while it is not older than ``max_age``
+    (ms). Of vectors with one event time the one taken in last counts, then by source.
+
+    Raises:
+        NotFound: the store has no such table, version, entity or feature.
+    """
+    vectors = _open(root, pipeline, VECTORS, version).to_pyarrow_dataset()
+    _require_columns(vectors, pipeline, features)
+    key = f"entity:{entity}"
+    if key not in vectors.schema.names:
+        raise NotFound(
+            f"{pipeline!r} has no vectors by {entity!r} in the offline store",
+            fix=f"take one of {', '.join(_entities(vectors))}",
+        )
+    history = History(
+        vectors,
+        key=key,
+        features=[f"value:{name}" for name in features],
+        available_at="intake",
+        ties=("source_partition", "offset"),
+        where=ds.field("definition_hash") == definition_hash,
+    )
+    asked = pa.array(keys, pa.string())
+    known = known_rows(history, asked, at, max_age=max_age)
+    columns = {"key": asked, "at": at, "event_time": known.event_times}
+    columns |= {name: known.values[:, index] for index, name in enumerate(features)}
+    return KnownFeatures(
+        tuple(features), known.values, known.event_times, _digest(pa.table(columns)), version
+    )
+
+
+def _entities(vectors: ds.Dataset) -> list[str]:
+    names = vectors.schema.names
+    return [name.removeprefix("entity:") for name in names if name.startswith("entity:")]
+
+
 def _open(root: Path, pipeline: str, table: str, version: int) -> DeltaTable:
     try:
         return DeltaTable(table_path(root, pipeline, table), version=version)
@@ -152,7 +219,7 @@ def _digest(table: pa.Table) -> str:
         column = table.column(name).combine_chunks()
         digest.update(name.encode())
         if pa.types.is_string(column.type):
-            digest.update("\0".join(column.to_pylist()).encode())
+            digest.update("\0".join(text or "" for text in column.to_pylist()).encode())
         else:
             digest.update(np.ascontiguousarray(column.to_numpy(zero_copy_only=False)).tobytes())
     return digest.hexdigest()
