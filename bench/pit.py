@@ -140,7 +140,6 @@ def asof(folder: Path) -> np.ndarray[tuple[int, int], np.dtype[np.float64]]:
     with duckdb.connect() as connection:
         connection.execute(f"CREATE VIEW history AS FROM read_parquet('{folder}/rows/*.parquet')")
         labels = f"'{folder}/labels.parquet', file_row_number = true"
-        connection.execute(f"CREATE VIEW history AS FROM read_parquet('{folder}/rows/*.parquet')")
         connection.execute(f"CREATE VIEW labels AS FROM read_parquet({labels})")
         found = connection.sql(
             'SELECT h.* EXCLUDE (key, event_time, available_at, "offset")'
