@@ -4,7 +4,6 @@ Run by hand (``make real``); the data sets are found by ``HOMEOSTAT_DATASETS``.
 """
 
 import asyncio
-import os
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -29,6 +28,8 @@ from homeostat.common.pipeline import Pipeline, load
 from homeostat.common.recording import FileSource
 from homeostat.common.schemas.models import ModelVersion
 
+from .data_sets import data_set
+
 HERE = Path(__file__).parent
 EMERGENCE = datetime(2018, 7, 1, tzinfo=UTC)
 SLIDING = 3  # of the fraud scenarios: the one that emerges
@@ -41,13 +42,6 @@ pytestmark = [pytest.mark.real, pytest.mark.timeout(6000)]
 def system(tmp_path: Path) -> Iterator[RunningSystem]:
     with running_system(tmp_path / "stack") as running:
         yield running
-
-
-def data_set(name: str) -> Path:
-    folder = os.environ.get("HOMEOSTAT_DATASETS")
-    if not folder or not (path := Path(folder) / f"{name}.parquet").exists():
-        pytest.skip(f"HOMEOSTAT_DATASETS has no {name}.parquet")
-    return path
 
 
 def emergent_fraud(folder: Path) -> Path:

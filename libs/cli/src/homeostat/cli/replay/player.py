@@ -87,7 +87,8 @@ class Player:
     """Plays slices at ``speed`` times event time; 0 plays as fast as the pipeline drains.
 
     Each slice: events, predictions for them once their features are there, then the labels that
-    became known. Every ``rest_every`` ms of event time the whole pipeline comes to rest.
+    became known, which none of its events sees. Every ``rest_every`` ms of event time the whole
+    pipeline comes to rest.
     """
 
     doors: Doors
@@ -111,8 +112,10 @@ class Player:
                 first = part.start if first is None else first
                 await self._send(http, "events", part.events)
                 report.events += len(part.events)
-                if self.doors.router is not None and part.events:
+                if part.events and (part.labels or self.doors.router is not None):
+                    # A label goes straight to each entity, and would overtake its slice's events.
                     await self.drain.wait("features")
+                if self.doors.router is not None:
                     await self._predict(http, self.doors.router, part.events)
                 await self._send(http, "labels", part.labels)
                 report.labels += len(part.labels)
