@@ -84,7 +84,11 @@ class Rig:
         by_entity = [topics.BY_ENTITY.of(self.name, name) for name in self.view.entities]
         return [topics.EVENTS.of(self.name), topics.LABELS.of(self.name), *by_entity]
 
-    def start_worker(self, *, session_timeout: str = "PT6S") -> subprocess.Popen[bytes]:
+    def start_worker(
+        self, *, session_timeout: str = "PT6S", program: str | None = None
+    ) -> subprocess.Popen[bytes]:
+        """Start the worker, or a ``program`` of Python that takes its arguments."""
+        command = ["-m", "homeostat.features.worker"] if program is None else ["-c", program]
         snapshot = self.folder / "snapshot.json"
         snapshot.write_bytes(Snapshot(self.pipeline, 1).encode())
         environment = {
@@ -98,7 +102,7 @@ class Rig:
         with (self.folder / "worker.log").open("ab") as log:
             worker = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "homeostat.features.worker"),
+                    *(sys.executable, *command),
                     *("--pipeline", self.name, "--snapshot", str(snapshot)),
                 ],
                 env=environment,

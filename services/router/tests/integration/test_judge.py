@@ -15,6 +15,7 @@ from homeostat.common import kafka, topics
 from homeostat.common.assignment import Variant
 from homeostat.common.clock import SystemClock, to_millis
 from homeostat.common.pipeline import Pipeline
+from homeostat.common.schemas.alerts import Alert, AlertKind, Cause
 from homeostat.common.schemas.audit import Record
 from homeostat.common.schemas.ledger import LedgerBatch, Path, Prediction, encode_row
 from homeostat.common.schemas.models import ModelVersion
@@ -206,6 +207,42 @@ async def test_trip_is_decided_on_and_listed_as_seen(
 
     assert ended.seen_trips == (trip.key,)
     assert ended.reason == "the guard of router-a tripped: 5 failures in a row"
+
+
+async def test_skew_holds_a_healthy_version_until_it_is_cleared(
+    board: Any, pipeline: Pipeline, in_flight: RolloutSnapshot, judge: Any
+) -> None:
+    snapshot = in_flight
+    skew = Alert(
+        id="skew-1",
+        pipeline=pipeline.name,
+        kind=AlertKind.SKEW,
+        cause=Cause.DATA_FAULT,
+        at=1,
+        window_start=0,
+        window_end=1,
+        version=1,
+        findings=(),
+        retrain=False,
+        message="card 'c1' was served 2.0, its log folds to 1.0",
+    )
+
+    def is_held(answer: httpx.Response) -> bool:
+        judgement = answer.json()["judgement"] or {}
+        return judgement.get("reason") == f"held by a skew: {skew.message}"
+
+    await board.send(topics.ALERTS.of(pipeline.name), pipeline.name, msgspec.json.encode(skew))
+    await Ledger(board, pipeline.name).write(snapshot.rollout)
+    held = judge.until(f"{rollout_path(pipeline)}/analysis", is_held).json()
+    promoted = command(judge, pipeline, "promote", by="ann")
+    cleared = command(judge, pipeline, "clear", by="ann", reason="a bad disk")
+    again = command(judge, pipeline, "clear", by="ann")
+
+    assert held["rollout"]["generation"] == snapshot.generation
+    assert held["skew"] == skew.message
+    assert (promoted.status_code, cleared.status_code, again.status_code) == (409, 200, 409)
+    until_rollout(judge, pipeline, share=1.0)
+    assert actions(judge, pipeline)[2:] == ["skewed", "cleared", "advanced"]
 
 
 async def test_command_for_an_old_generation_gets_409_with_the_state(

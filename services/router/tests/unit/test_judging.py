@@ -12,6 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from homeostat.common.assignment import Variant
 from homeostat.common.errors import Conflict
 from homeostat.common.pipeline import Pipeline
+from homeostat.common.schemas.alerts import Alert, AlertKind, Cause
 from homeostat.common.schemas.models import (
     Artifact,
     Distribution,
@@ -97,6 +98,22 @@ def telemetry(
     return Telemetry(rows=good + bad + control)
 
 
+def skew(kind: AlertKind = AlertKind.SKEW) -> Alert:
+    return Alert(
+        id="a",
+        pipeline="shop",
+        kind=kind,
+        cause=Cause.DATA_FAULT,
+        at=0,
+        window_start=0,
+        window_end=0,
+        version=1,
+        findings=(),
+        retrain=False,
+        message="customer 'c1' was served 2.0, its log folds to 1.0",
+    )
+
+
 class Rollouts(RuleBasedStateMachine):
     """Approvals, traffic, failures, silence, trips and people, in any order."""
 
@@ -124,6 +141,9 @@ class Rollouts(RuleBasedStateMachine):
         if now_is.id == was.id:
             assert now_is.stage - was.stage in (0, 1)
         grew = now_is.id == was.id and now_is.share > was.share
+        if before.skew is not None and now_is.id == was.id:
+            assert now_is.stage == was.stage
+            assert now_is.champion == was.champion
         if grew and not isinstance(given, Command):
             (decision,) = [item for item in decisions if item.action == "advanced"]
             assert decision.evidence["verdict"] is Verdict.PROMOTE
@@ -187,6 +207,17 @@ class Rollouts(RuleBasedStateMachine):
         decisions = self._step(trip)
         assert [item.action for item in decisions][:1] == ["rolled_back"]
         assert rollout.challenger.digest in self.state.rollout.rejected
+
+    @rule()
+    def skew_is_found(self) -> None:
+        self._step(skew())
+        assert self.state.skew == skew().message
+
+    @precondition(lambda self: self.state.skew is not None)
+    @rule()
+    def skew_is_cleared(self) -> None:
+        self._step(Command(Action.CLEAR, "ann", "a bad disk"))
+        assert self.state.skew is None
 
     @rule(action=st.sampled_from([Action.PAUSE, Action.RESUME, Action.ABORT, Action.PROMOTE]))
     def person_commands(self, action: Action) -> None:
@@ -329,6 +360,54 @@ def test_whole_way_by_evidence_alone(with_champion: State) -> None:
     assert actions == ["started", "advanced", "advanced", "advanced", "advanced", "promoted"]
     assert state.rollout.champion is not None
     assert state.rollout.champion.version == 2
+
+
+def test_a_skew_holds_what_the_evidence_would_promote_until_it_is_cleared(
+    with_champion: State,
+) -> None:
+    state, _ = act(with_champion, version(2))
+    good = telemetry(state, HOLD_MS, challenger=100, champion=100)
+
+    held, found = act(state, skew(), skew(), good, Tick(), now=HOLD_MS)
+    judgement = current_judgement(held, HOLD_MS, pipeline())
+    cleared, moves = act(held, Command(Action.CLEAR, "ann", "a bad disk"), now=HOLD_MS)
+
+    assert (found, held.rollout) == (["skewed"], state.rollout)
+    assert judgement is not None
+    assert (judgement.verdict, judgement.reason) == (
+        Verdict.CONTINUE,
+        "held by a skew: customer 'c1' was served 2.0, its log folds to 1.0",
+    )
+    assert moves == ["cleared", "advanced"]
+    assert cleared.rollout.phase is Phase.EXPERIMENT
+
+
+def test_over_a_skew_a_person_promotes_only_by_force_and_with_a_reason(
+    with_champion: State,
+) -> None:
+    state, _ = act(with_champion, version(2), skew())
+
+    for command in (
+        Command(Action.PROMOTE, "ann", "seen enough"),
+        Command(Action.PROMOTE, "ann", "", is_forced=True),
+    ):
+        with pytest.raises(Conflict, match="held by a skew: customer 'c1'"):
+            act(state, command)
+    forced, _ = act(state, Command(Action.PROMOTE, "ann", "understood", is_forced=True))
+
+    assert forced.rollout.phase is Phase.EXPERIMENT
+
+
+def test_a_skew_holds_no_roll_back(with_champion: State) -> None:
+    state, _ = act(with_champion, version(2), skew())
+
+    failing = telemetry(state, 1, failing=200, champion=200)
+
+    assert act(state, failing, now=1)[1] == ["rolled_back"]
+
+
+def test_other_alerts_hold_nothing(with_champion: State) -> None:
+    assert act(with_champion, skew(AlertKind.QUALITY)) == (with_champion, [])
 
 
 def test_without_traffic_a_rollout_stays_for_as_long_as_it_takes(with_champion: State) -> None:

@@ -82,7 +82,13 @@ OUTCOMES = Topic(
     ("features",),
     ("features", "drift", "trainer", "router"),
 )
-ALERTS = Topic("{pipeline}-alerts", "pipeline", "alerts.Alert", ("drift",), ("trainer",))
+ALERTS = Topic(
+    "{pipeline}-alerts",
+    "pipeline",
+    "alerts.Alert",
+    ("drift", "features"),
+    ("trainer", "router"),
+)
 LATE = Topic("{pipeline}-events-late", "the source's key", "events.Event", ("features",), ())
 DEAD_LETTERS = Topic(
     "{pipeline}-events-dlq",

@@ -27,7 +27,7 @@ from homeostat.features.enrichment import (
     partition_keys,
     vector_batch,
 )
-from homeostat.features.hops import EventHops, Hops, LabelHops, Mask, Sent
+from homeostat.features.hops import EventHops, Hops, LabelHops, Sent, unseen
 from homeostat.features.joining import JoinedRow, JoinedSender
 from homeostat.features.label_index import Fate, LabelIndex
 from homeostat.features.outcomes import Joined, KnownLabel
@@ -259,20 +259,13 @@ class StagePartition(InputPartition[HopFetch]):
 
     def _new(self, sent: Sent) -> Hops:
         """The hops that have not come before: neither sent again, nor under a known event id."""
-        hops = sent.hops.where(self._unseen(sent))
+        hops = sent.hops.where(unseen(sent, self.marker.seen))
         self.count(Counter.REPEATED, len(sent.hops) - len(hops))
         if not self._is_first or isinstance(hops, LabelHops) or not len(hops):
             return hops
         once = hops.where(self._ids.admit(hops.hashes, int(hops.intakes.max())))
         self.count(Counter.DUPLICATE, len(hops) - len(once))
         return once
-
-    def _unseen(self, sent: Sent) -> Mask:
-        """Which of the hops lie behind the last one that came from the same input."""
-        seen = self.marker.seen.setdefault(sent.stream, {})
-        last = seen.get(sent.source, -1)
-        seen[sent.source] = max(last, int(sent.sources.max()))
-        return sent.sources > last
 
     def _emit(self, passed: EventHops, outputs: Sending) -> None:
         """Hand on what has not been before a change of the definition, and fits this one."""

@@ -131,6 +131,17 @@ class Sent(NamedTuple):
     sources: I64  # places there
 
 
+Seen = dict[str, dict[int, int]]  # by stream and its partition: the last place that came from it
+
+
+def unseen(sent: Sent, seen: Seen) -> Mask:
+    """Which hops of a record lie behind the last one that came from the same input; noted."""
+    by_source = seen.setdefault(sent.stream, {})
+    last = by_source.get(sent.source, -1)
+    by_source[sent.source] = max(last, int(sent.sources.max()))
+    return sent.sources > last
+
+
 class HopCodec:
     """Hops of one pipeline as records, and back."""
 

@@ -1,9 +1,9 @@
-"""Composition root of the features service: workers, offline writers, and the server over both."""
+"""Composition root of the features service: workers, offline writers, audit, and the server."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +23,8 @@ from homeostat.common.kafka import Installation
 from homeostat.common.pipeline import Snapshot
 from homeostat.common.windows.warm_up import warm_up
 from homeostat.features import api
+from homeostat.features.audit.api import routes as audit_routes
+from homeostat.features.audit.auditors import Auditors
 from homeostat.features.metrics import WorkerCollector
 from homeostat.features.offline.api import routes as offline_routes
 from homeostat.features.offline.writers import Writers
@@ -46,6 +48,7 @@ class _Parts:
 
     workers: Workers
     writers: Writers
+    auditors: Auditors
     redis: Redis
     read_redis: Redis
     snapshots: kafka.CompactedView[Snapshot]
@@ -81,11 +84,13 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             await parts.grpc_server.stop()
             await parts.versions.stop()
             await parts.snapshots.stop()
+            await parts.auditors.stop()
             await asyncio.gather(parts.workers.stop(), parts.writers.stop())
 
     app = application(health, max_body_bytes=MAX_BODY_BYTES, lifespan=lifespan)
     app.include_router(api.routes(lambda: running[0].workers, lambda: running[0].redis))
     app.include_router(offline_routes(lambda: running[0].writers))
+    app.include_router(audit_routes(lambda: running[0].auditors))
     app.include_router(serving_routes(lambda: running[0].reader, lambda: running[0].catalogue))
     app.include_router(feast_routes(lambda: running[0].reader))
     return app
@@ -100,6 +105,11 @@ def _parts(settings: Settings) -> _Parts:
     def follow(name: str, snapshot: Snapshot | None) -> None:
         workers.follow(name, snapshot)
         writers.follow(name, snapshot)
+        auditors.follow(name, snapshot)
+
+    def features_of(pipeline: str, version: int) -> Sequence[str] | None:
+        announced = versions.values.get(f"{pipeline}/{version}")
+        return None if announced is None else announced.features
 
     following: dict[str, Any] = {
         "bootstrap_servers": settings.kafka_bootstrap_servers,
@@ -116,6 +126,7 @@ def _parts(settings: Settings) -> _Parts:
     versions = kafka.CompactedView(
         topics.MODEL_VERSIONS, msgspec.json.Decoder(Announced).decode, **following
     )
+    auditors = Auditors(settings, is_informed, features_of)
     url = str(settings.redis_url)
     read_redis = open_redis(
         url, timeout=settings.read_timeout, connections=settings.read_connections
@@ -130,6 +141,7 @@ def _parts(settings: Settings) -> _Parts:
     return _Parts(
         workers=workers,
         writers=writers,
+        auditors=auditors,
         redis=Redis.from_url(url, socket_timeout=2.0, socket_connect_timeout=1.0),
         read_redis=read_redis,
         snapshots=snapshots,

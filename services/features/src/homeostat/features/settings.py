@@ -49,3 +49,8 @@ class Settings(BaseSettings):
     offline_retention: timedelta = timedelta(days=30)  # how long old versions can be read
     offline_commit_timeout: timedelta = timedelta(seconds=30)  # of a requested commit
     offline_unreadable_share: float = Field(0.01, ge=0, le=1)  # above it the writer stops
+
+    audit_share: float = Field(0.01, ge=0, le=1)  # of the keys of each entity; 0: no audit
+    audit_keys: int = Field(200, ge=1)  # of each entity, at most
+    audit_rows: int = Field(2_000, ge=1)  # of a key's history; a longer one leaves the sample
+    audit_patience: timedelta = timedelta(seconds=60)  # for a scored event to come to the log

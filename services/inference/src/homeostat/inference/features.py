@@ -15,7 +15,13 @@ from redis.exceptions import RedisError
 
 from homeostat.common.errors import HomeostatError
 from homeostat.common.feature_store import reading
-from homeostat.common.feature_store.reading import OnlineAnswer, OnlineRows, Places, Stored
+from homeostat.common.feature_store.reading import (
+    UNKNOWN_OFFSET,
+    OnlineAnswer,
+    OnlineRows,
+    Places,
+    Stored,
+)
 from homeostat.common.feature_store.views import FeatureView
 from homeostat.inference import metrics
 from homeostat.inference.breaker import Breaker
@@ -89,6 +95,11 @@ def _features(
             event_id=lookup.columns.ids[number],
             event_time=int(lookup.columns.times[number]),
             entities={entity: keys[number] for entity, keys in lookup.keys.items()},
+            offsets={
+                entity: offset
+                for entity, offsets in answer.offsets.items()
+                if (offset := int(offsets[number])) != UNKNOWN_OFFSET
+            },
         )
     return results
 

@@ -68,6 +68,7 @@ class Features:
     event_id: str = ""
     event_time: int = 0
     entities: Mapping[str, str | None] = field(default_factory=dict)
+    offsets: Mapping[str, int] = field(default_factory=dict)  # of the entities' logs (see ledger)
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,4 +265,5 @@ def _prediction(
         error=result.error.detail if isinstance(result, _Unscored) else None,
         traceparent=traceparent,
         entities=dict(features.entities),
+        offsets=dict(features.offsets),
     )

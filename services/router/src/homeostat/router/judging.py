@@ -1,7 +1,8 @@
 """The judge's step: ``step(state, input, now, pipeline) -> (state, decisions)``, pure.
 
-Whatever comes in (an approved version, telemetry, a guard's trip, a person's command, time), the
-stage in flight is judged afterwards, so that a decision waits for nothing but its evidence.
+Whatever comes in (an approved version, telemetry, a guard's trip, an alert, a person's command,
+time), the stage in flight is judged afterwards, so that a decision waits for nothing but its
+evidence.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import msgspec
 
 from homeostat.common.errors import Conflict
 from homeostat.common.pipeline.spec import Pipeline
+from homeostat.common.schemas.alerts import Alert, AlertKind
 from homeostat.common.schemas.exposures import Exposure
 from homeostat.common.schemas.models import ModelVersion, VersionState
 from homeostat.common.schemas.rollouts import Phase, Trip
@@ -23,12 +25,17 @@ from homeostat.router.rollout import Candidate, Judgement, Rollout, Verdict
 
 
 class State(msgspec.Struct, frozen=True):
-    """All that the judge keeps of a pipeline. ``offered`` lists the versions already dealt with."""
+    """All that the judge keeps of a pipeline.
+
+    ``offered`` lists the versions already dealt with. ``skew`` is what the skew audit has found,
+    until a person clears it: nothing moves forwards meanwhile, since no figure can be trusted.
+    """
 
     rollout: Rollout
     observation: Observation = Observation()
     offered: tuple[int, ...] = ()
     replayed_until: int | None = None  # the pipeline's clock, if a replay sets it
+    skew: str | None = None
 
     @classmethod
     def empty(cls, pipeline: str) -> State:
@@ -54,6 +61,7 @@ class Action(StrEnum):
     PAUSE = "pause"
     RESUME = "resume"
     PROMOTE = "promote"
+    CLEAR = "clear"  # what was found as skew
 
 
 class Command(msgspec.Struct, frozen=True):
@@ -64,7 +72,7 @@ class Command(msgspec.Struct, frozen=True):
     reason: str
     generation: int | None = None
     version: ModelVersion | None = None  # of a start
-    is_forced: bool = False
+    is_forced: bool = False  # over a digest that was rolled back, or a skew
     to_champion: bool = False  # of a promotion: at once, instead of to the next stage
 
 
@@ -72,7 +80,7 @@ class Tick(msgspec.Struct, frozen=True):
     """Time has passed."""
 
 
-Input = ModelVersion | Telemetry | Trip | Command | Tick
+Input = ModelVersion | Telemetry | Trip | Alert | Command | Tick
 Step = tuple[State, list[Decision]]
 
 
@@ -89,6 +97,8 @@ def step(state: State, given: Input, now: int, pipeline: Pipeline) -> Step:
             state, decisions = _observe(state, given, pipeline), []
         case Trip():
             state, decisions = _trip(state, given, now)
+        case Alert():
+            state, decisions = _alarmed(state, given)
         case Command():
             state, decisions = _obey(state, given, now, pipeline)
         case Tick():
@@ -112,7 +122,7 @@ def current_judgement(state: State, now: int, pipeline: Pipeline) -> Judgement |
         return None
     guardrails = pipeline.rollout.guardrails
     lens = _lens(state, pipeline)
-    return judge(
+    judgement = judge(
         state.rollout,
         state.observation,
         guardrails,
@@ -120,6 +130,10 @@ def current_judgement(state: State, now: int, pipeline: Pipeline) -> Judgement |
         now,
         grace_ms=pipeline.lateness // timedelta(milliseconds=1),
     )
+    if state.skew is not None and judgement.verdict is Verdict.PROMOTE:
+        reason = f"held by a skew: {state.skew}"
+        return msgspec.structs.replace(judgement, verdict=Verdict.CONTINUE, reason=reason)
+    return judgement
 
 
 def _offer(state: State, version: ModelVersion, now: int, pipeline: Pipeline) -> Step:
@@ -154,6 +168,14 @@ def _trip(state: State, trip: Trip, now: int) -> Step:
     return _moved(state, action, after, {"trip": msgspec.to_builtins(trip)})
 
 
+def _alarmed(state: State, alert: Alert) -> Step:
+    """A skew holds what is in flight, and what comes; other alerts are the trainer's."""
+    if alert.kind is not AlertKind.SKEW or state.skew is not None:
+        return state, []
+    state = msgspec.structs.replace(state, skew=alert.message)
+    return state, [Decision("skewed", alert.message, {"alert": msgspec.to_builtins(alert)})]
+
+
 def _obey(state: State, command: Command, now: int, pipeline: Pipeline) -> Step:
     rollout = state.rollout
     if command.generation is not None and command.generation != rollout.generation:
@@ -165,6 +187,8 @@ def _obey(state: State, command: Command, now: int, pipeline: Pipeline) -> Step:
     reason = f"{command.action} by {command.by}: {command.reason}"
     if command.action is Action.START:
         return _start_by_hand(state, command, now, pipeline, evidence)
+    if command.action is Action.CLEAR:
+        return _clear(state, reason, evidence)
     if not rollout.is_in_flight:
         raise Conflict("no rollout is in flight", fix="start one, or wait for a version")
     evidence |= state.observation.figures()
@@ -172,6 +196,11 @@ def _obey(state: State, command: Command, now: int, pipeline: Pipeline) -> Step:
         case Action.ABORT:
             return _moved(state, "aborted", machine.roll_back(rollout, reason, now), evidence)
         case Action.PROMOTE:
+            if state.skew is not None and not (command.is_forced and command.reason):
+                raise Conflict(
+                    f"promotions are held by a skew: {state.skew}",
+                    fix='find its cause and clear it, or repeat with {"force": true, "reason": …}',
+                )
             move = machine.complete if command.to_champion else machine.step_up
             return _moved(state, "promoted", move(rollout, reason, now), evidence)
         case Action.PAUSE if not rollout.is_paused:
@@ -179,6 +208,13 @@ def _obey(state: State, command: Command, now: int, pipeline: Pipeline) -> Step:
         case Action.RESUME if rollout.is_paused:
             return _moved(state, "resumed", machine.resume(rollout, reason, now), evidence)
     raise Conflict(f"the rollout is {'' if rollout.is_paused else 'not '}paused")
+
+
+def _clear(state: State, reason: str, evidence: dict[str, Any]) -> Step:
+    if state.skew is None:
+        raise Conflict("no skew was found")
+    evidence |= {"skew": state.skew}
+    return msgspec.structs.replace(state, skew=None), [Decision("cleared", reason, evidence)]
 
 
 def _start_by_hand(

@@ -33,6 +33,7 @@ from homeostat.common.windows import Status, UnreadableRow
 
 logger = logging.getLogger(__name__)
 
+UNKNOWN_OFFSET = -1
 KNOWN_KEYS = 100_000  # whose partition is remembered
 STATUS_NAMES = tuple(status.name.lower() for status in Status)
 
@@ -80,6 +81,7 @@ class OnlineAnswer:
     vectors: Vectors
     ages_ms: I64  # of the oldest state that each row was read from
     is_lost: Mapping[str, Mask]  # by entity
+    offsets: Mapping[str, I64]  # by entity: of its log, all below is in the row; -1: unknown
 
     @property
     def is_degraded(self) -> Mask:
@@ -125,20 +127,22 @@ class OnlineRows:
         aggregates = lookup.view.unanswered(len(lookup))
         oldest_ms = np.zeros(len(lookup), np.int64)
         is_lost: dict[str, Mask] = {}
+        offsets: dict[str, I64] = {}
         now = self._wall_millis()
         for entity, column in places.items():
             packed = [None if place is None else stored[place.row] for place in column]
             values, statuses, is_readable = _read(lookup, entity, packed)
-            ages, has_progress = _ages(column, stored, now=now)
+            ages, offsets[entity] = _progress(column, stored, now=now)
             stale = (ages > self._stale_after_ms)[:, None]
             statuses[stale & (statuses == Status.PRESENT)] = Status.STALE
             # Events that are not folded yet may have made it known since.
             statuses[stale & (statuses == Status.MISSING)] = Status.UNAVAILABLE
-            lost = is_lost[entity] = ~(has_progress & is_readable)
+            lost = is_lost[entity] = ~(is_readable & (offsets[entity] != UNKNOWN_OFFSET))
             values[lost], statuses[lost] = np.nan, Status.UNAVAILABLE
             lookup.view.place(aggregates, entity, Vectors(values, statuses))
             np.maximum(oldest_ms, ages, out=oldest_ms)
-        return OnlineAnswer(lookup.view.finish(lookup.columns, aggregates), oldest_ms, is_lost)
+        vectors = lookup.view.finish(lookup.columns, aggregates)
+        return OnlineAnswer(vectors, oldest_ms, is_lost, offsets)
 
 
 def open_redis(url: str, *, timeout: timedelta, connections: int) -> Redis:
@@ -201,6 +205,7 @@ def unavailable(lookup: Lookup) -> OnlineAnswer:
         lookup.view.finish(lookup.columns, aggregates),
         np.zeros(len(lookup), np.int64),
         dict.fromkeys(lookup.view.entities, np.ones(len(lookup), np.bool_)),
+        dict.fromkeys(lookup.view.entities, np.full(len(lookup), UNKNOWN_OFFSET)),
     )
 
 
@@ -230,18 +235,19 @@ def shown(names: Iterable[str], values: F64, statuses: U8) -> dict[str, FeatureV
     }
 
 
-def _ages(column: Sequence[Place | None], stored: Stored, *, now: int) -> tuple[I64, Mask]:
-    """How long ago (ms) each row's partition last wrote, and whether that is known at all."""
-    ages, is_known = np.zeros(len(column), np.int64), np.ones(len(column), np.bool_)
+def _progress(column: Sequence[Place | None], stored: Stored, *, now: int) -> tuple[I64, I64]:
+    """How long ago (ms) each row's partition last wrote, and up to where; 0 without a key."""
+    ages, offsets = np.zeros(len(column), np.int64), np.zeros(len(column), np.int64)
     for number, place in enumerate(column):
         if place is None:
             continue
         progress = progress_of(stored[place.progress])
         if progress is None:
-            is_known[number] = False
+            offsets[number] = UNKNOWN_OFFSET
         else:
             ages[number] = max(0, now - progress.written_at)
-    return ages, is_known
+            offsets[number] = progress.offset
+    return ages, offsets
 
 
 def _read(lookup: Lookup, entity: str, packed: Sequence[bytes | None]) -> tuple[F64, U8, Mask]:

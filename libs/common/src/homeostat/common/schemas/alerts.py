@@ -1,4 +1,4 @@
-"""What the drift service tells the trainer and people."""
+"""What the drift service, and the skew audit, tell the trainer, the judge and people."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ class AlertKind(StrEnum):
     PREDICTION_DRIFT = "prediction_drift"
     PERFORMANCE = "performance"
     QUALITY = "quality"
+    SKEW = "skew"  # what was served is not what its log says; holds promotions
 
 
 class Cause(StrEnum):

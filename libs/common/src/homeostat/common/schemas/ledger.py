@@ -29,7 +29,8 @@ class Prediction(msgspec.Struct, frozen=True):
 
     ``is_primary`` marks *the* prediction of an event (the pipeline's scoring path, not a shadow);
     performance is computed from those alone. ``vector`` is what the model saw, in the order of the
-    version's features; null stands for NaN.
+    version's features; null stands for NaN. ``offsets`` is for the skew audit, in JSON rows alone:
+    the next offset of each entity's log when the online row was read.
     """
 
     prediction_id: str
@@ -52,6 +53,7 @@ class Prediction(msgspec.Struct, frozen=True):
     error: str | None = None
     traceparent: str | None = None
     entities: dict[str, str | None] = {}
+    offsets: dict[str, int] = {}
 
 
 _decode_row = msgspec.json.Decoder(Prediction).decode

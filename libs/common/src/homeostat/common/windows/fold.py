@@ -80,6 +80,7 @@ class EntityFold:
             entity, features, scales=scales or {}, texts=texts, lateness=lateness, absent=absent
         )
         self.entity = entity
+        self.features = tuple(features)
         self.feature_names = tuple(feature.name for feature in features)
         self.fields = layout.fields  # the columns of events, in order
         self.texts = layout.texts

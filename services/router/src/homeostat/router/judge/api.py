@@ -76,6 +76,7 @@ def routes(bench: Callable[[], Bench]) -> APIRouter:
                 "at": now,
                 "judgement": judging.current_judgement(state, now, spec),
                 "observation": state.observation.figures(),
+                "skew": state.skew,
             }
         )
 
@@ -100,7 +101,7 @@ def routes(bench: Callable[[], Bench]) -> APIRouter:
             }
         )
 
-    @router.post("/rollout/{action}", summary="start, pause, resume, promote or abort")
+    @router.post("/rollout/{action}", summary="start, pause, resume, promote, abort, clear")
     async def command(pipeline: str, action: Action, body: CommandBody | None = None) -> Response:
         service = bench()
         _known(service, pipeline)

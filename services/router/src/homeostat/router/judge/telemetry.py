@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from homeostat.common.errors import InvalidEvent
+from homeostat.common.schemas.alerts import Alert
 from homeostat.common.schemas.exposures import Exposure
 from homeostat.common.schemas.ledger import LedgerBatch
 from homeostat.common.schemas.rollouts import Trip
@@ -20,6 +21,7 @@ logger = logging.getLogger(__name__)
 
 _decode_row = msgspec.json.Decoder(Row).decode
 _decode_exposure = msgspec.json.Decoder(Exposure).decode
+_decode_alert = msgspec.json.Decoder(Alert).decode
 _decode_trip = msgspec.json.Decoder(Trip).decode
 _COLUMNS = ("rollout", "variant", "path", "at", "score", "latency_us", "error")
 
@@ -31,6 +33,7 @@ class Gathered:
     rows: list[Row] = field(default_factory=list)
     exposures: list[Exposure] = field(default_factory=list)
     trips: list[Trip] = field(default_factory=list)
+    alerts: list[Alert] = field(default_factory=list)
 
 
 def ledger_rows(topic: str, values: Iterable[bytes]) -> list[Row]:
@@ -52,6 +55,10 @@ def ledger_rows(topic: str, values: Iterable[bytes]) -> list[Row]:
 
 def exposures(topic: str, values: Iterable[bytes]) -> list[Exposure]:
     return _decoded(topic, values, _decode_exposure)
+
+
+def alerts(topic: str, values: Iterable[bytes]) -> list[Alert]:
+    return _decoded(topic, values, _decode_alert)
 
 
 def trips(topic: str, values: Iterable[bytes]) -> list[Trip]:

@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 CLIENT = "judge"
 TRANSACTIONAL_ID = "homeostat-judge"  # one for all judges: Kafka fences whoever is not the last
 DISCOVERY_SECONDS = 1.0
-_FOLLOWED = (topics.PREDICTIONS, topics.OUTCOMES, topics.EXPOSURES)
+_FOLLOWED = (topics.PREDICTIONS, topics.OUTCOMES, topics.EXPOSURES, topics.ALERTS)
 _encode = msgspec.json.Encoder().encode
 
 
@@ -182,7 +182,7 @@ class Term:
         for name in self._pipelines:
             given: list[Input] = []
             if (found := gathered.get(name)) is not None:
-                given += [Telemetry(found.rows, found.exposures), *found.trips]
+                given += [Telemetry(found.rows, found.exposures), *found.trips, *found.alerts]
             state = self.state(name)
             given += self._due(name, state, self.now(name))
             if given or state.rollout.is_in_flight or state.rollout.queued:
@@ -208,6 +208,8 @@ class Term:
             found = gathered[name]
             if topic is topics.PREDICTIONS and self.state(name).rollout.is_in_flight:
                 found.rows += telemetry.ledger_rows(partition.topic, values)
+            if topic is topics.ALERTS:
+                found.alerts += telemetry.alerts(partition.topic, values)
             if topic is topics.EXPOSURES and self.state(name).rollout.is_in_flight:
                 found.exposures += telemetry.exposures(partition.topic, values)
         return gathered, offsets
