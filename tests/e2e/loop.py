@@ -65,5 +65,9 @@ def assert_closes(system: ReachableSystem, folder: Path) -> None:
     }
     champion = system.get("judge", f"{base}/rollout")["champion"]
     assert champion in by_alarm, (runs, decisions)
+    audit = system.get("features", f"{base}/audit")
+    assert audit["reports"] == []
+    checked = [found["count"] for found in audit["checked"] if found["result"] == "equal"]
+    assert sum(checked) > 100, audit
     committed = system.post("features", f"{base}/offline/commit")
     assert committed["rows"]["vectors"] == table.num_rows
