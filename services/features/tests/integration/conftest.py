@@ -18,6 +18,7 @@ from uuid import uuid4
 import numpy as np
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
 from redis.asyncio import Redis
 
 from homeostat.cli.testing import SessionStack
@@ -176,6 +177,25 @@ class Rig:
             return found
         finally:
             await consumer.stop()
+
+    async def expire(self, topic: str) -> int:
+        """Delete all that is on a topic now, as its retention would; how many records no marker
+        has taken in."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.stack.kafka)
+        consumer = kafka.consumer(bootstrap_servers=self.stack.kafka, client_id="test")
+        await admin.start()
+        await consumer.start()
+        try:
+            parts = [TopicPartition(topic, part) for part in range(4)]
+            ends = await consumer.end_offsets(parts)
+            await admin.delete_records(
+                {part: RecordsToDelete(before_offset=end) for part, end in ends.items()}
+            )
+            markers = await self.markers()
+            return sum(max(0, end - markers[part].position) for part, end in ends.items())
+        finally:
+            await consumer.stop()
+            await admin.close()
 
     async def markers(self) -> dict[TopicPartition, Marker]:
         """The committed marker of every input partition."""

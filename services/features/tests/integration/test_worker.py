@@ -208,6 +208,49 @@ async def test_a_wiped_online_store_is_rebuilt(rig: Any, redis: Redis, is_runnin
     await equals_the_oracle(rig)
 
 
+async def test_an_online_store_that_fell_back_in_time_is_brought_up_to_the_fold(
+    rig: Any, redis: Redis
+) -> None:
+    events = some_events(1_000, seed=32)
+    rig.start_worker()
+    await rig.send(events[:500])
+    await rig.drained()
+    keys = [key async for key in redis.scan_iter(match=f"h:{rig.name}:*", count=1_000)]
+    past = dict(zip(keys, await redis.mget(keys), strict=True))
+    await rig.send(events[500:])
+    await rig.drained()
+
+    await redis.mset(past)
+
+    rows, _ = await rig.folded_anew()
+    async with asyncio.timeout(60):
+        for entity, expected in rows.items():
+            while await rig.online_rows(redis, entity) != expected:
+                rig.check_alive()
+                await asyncio.sleep(0.1)
+    await equals_the_oracle(rig)
+
+
+async def test_events_that_expire_unread_are_counted_and_the_rest_is_folded(rig: Any) -> None:
+    events = some_events(900, seed=33)
+    rig.start_worker()
+    await rig.send(events[:300])
+    await rig.drained()
+    assert rig.stop_workers() == [0]
+
+    await rig.send(events[300:600])
+    lost = await rig.expire(topics.EVENTS.of(rig.name))
+    await rig.send(events[600:])
+    rig.start_worker()
+    await rig.drained()
+
+    assert lost == 300
+    assert len(await rig.vectors()) == 600
+    await equals_the_oracle(rig)
+    counters = await rig.counters()
+    assert (counters[Counter.RECEIVED], counters[Counter.LOST]) == (600, 300)
+
+
 async def test_duplicates_in_any_order_are_folded_once(rig: Any) -> None:
     events = some_events(600, seed=3)
     twice = events + random.Random(3).sample(events, 200)

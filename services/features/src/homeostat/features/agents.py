@@ -253,6 +253,8 @@ class StagePartition(InputPartition[HopFetch]):
             self.count(Counter.FOREIGN)
         new = [self._new(sent) for sent in fetch.handed_on(traceparents)]
         passed = self._stage.pass_through([hops for hops in new if len(hops)])
+        if passed is not None and not passed.is_replayed:
+            self.freshness.folded(passed.columns.times)
         if passed is not None:
             self._emit(passed, outputs)
         return Handled(outputs)

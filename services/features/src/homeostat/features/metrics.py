@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
+from itertools import accumulate
 
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+)
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
+from homeostat.features.freshness import BUCKET_SECONDS
+from homeostat.features.reports import Report
 from homeostat.features.supervision import WorkerSupervisor
 
+_BOUNDS = (*map(str, BUCKET_SECONDS), "+Inf")
 _LAG_LABELS = ("group", "topic", "partition")
 
 
@@ -58,6 +66,11 @@ class WorkerCollector(Collector):
             "How long the last take-over of partitions lasted.",
             labels=("pipeline",),
         )
+        freshness = HistogramMetricFamily(
+            "features_freshness_seconds",
+            "From an event's time until a read can find it in an entity's row; replays left out.",
+            labels=("pipeline", "topic"),
+        )
         up = GaugeMetricFamily(
             "features_worker_up", "Whether a pipeline's worker runs.", labels=("pipeline",)
         )
@@ -75,4 +88,19 @@ class WorkerCollector(Collector):
                     behind_seconds.add_metric(source, max(0.0, seconds))
                 for fate, number in part.counters.items():
                     records.add_metric((*place, fate), number)
-        return (records, positions, behind, behind_seconds, restarts, restore, up)
+            for topic, (counts, total) in _freshness(worker.report).items():
+                cumulated = zip(_BOUNDS, accumulate(counts), strict=True)
+                buckets = [(bound, float(count)) for bound, count in cumulated]
+                freshness.add_metric((name, topic), buckets, total)
+        return (records, positions, behind, behind_seconds, restarts, restore, freshness, up)
+
+
+def _freshness(report: Report) -> Mapping[str, tuple[list[int], float]]:
+    """Counts by bucket, and the sum of seconds, of each topic with events."""
+    found: dict[str, tuple[list[int], float]] = {}
+    for part in report.partitions:
+        if any(part.freshness):
+            counts, total = found.get(part.topic, ([0] * len(part.freshness), 0.0))
+            both = [had + has for had, has in zip(counts, part.freshness, strict=True)]
+            found[part.topic] = both, total + part.freshness_sum
+    return found

@@ -32,7 +32,8 @@ from homeostat.common.feature_store.online import Progress, progress_key
 from homeostat.common.feature_store.views import FeatureView
 from homeostat.features import enrichment
 from homeostat.features.changelog import Changelog, Changes, Marker, open_changelog
-from homeostat.features.hops import HopCodec
+from homeostat.features.freshness import Freshness
+from homeostat.features.hops import I64, HopCodec
 from homeostat.features.materializer import Answer, Materializer
 from homeostat.features.publisher import Outputs, Publisher
 from homeostat.features.settings import Settings
@@ -88,6 +89,7 @@ class Cut:
     changes: Changes
     online_rows: dict[str, bytes]
     is_whole: bool  # every row is in online_rows
+    event_times: list[I64]  # epoch ms, of the events that the rows show first
     deliveries: Sequence[asyncio.Task[None]]
 
 
@@ -135,6 +137,7 @@ class InputPartition(ABC, Generic[F]):
         self.context = context
         self.marker = Marker()
         self.current_at = 0  # epoch ms: all that the broker had then is taken in
+        self.freshness = Freshness()
         self._state_topic = state_topic
         self._materializer = Materializer(
             context.redis,
@@ -383,7 +386,8 @@ class InputPartition(ABC, Generic[F]):
         changes = self.take_changes()
         online_rows = self.all_rows() if self._rewrites_all else changes.rows
         deliveries = tuple(self._deliveries)
-        return Cut(_copy(self.marker), changes, online_rows, self._rewrites_all, deliveries)
+        times = self.freshness.take()
+        return Cut(_copy(self.marker), changes, online_rows, self._rewrites_all, times, deliveries)
 
     async def _materialize(self, cut: Cut) -> None:
         if cut.is_whole:
@@ -397,6 +401,7 @@ class InputPartition(ABC, Generic[F]):
         except STORE_AWAY as error:
             logger.warning("online store unavailable", extra={"error": repr(error)})
             self._rewrites_all = True
+            self.freshness.put_back(cut.event_times)
             await asyncio.sleep(RETRY_SECONDS)
             self._woken.set()
             return
@@ -404,8 +409,11 @@ class InputPartition(ABC, Generic[F]):
             raise Fenced(f"{self.source} has a newer owner")
         self._rewrites_all = answer is Answer.LOST
         if self._rewrites_all:
+            self.freshness.put_back(cut.event_times)
             logger.warning("online store has lost rows, writing all", extra={"source": self.source})
             self._woken.set()
+        else:
+            self.freshness.readable(cut.event_times, round(time.time() * 1000))
 
     async def _commit(self) -> None:
         marker, changes = self._cut_marker, self._uncommitted

@@ -13,6 +13,8 @@ class PartitionReport(msgspec.Struct, frozen=True):
     counters: dict[str, int]  # as committed
     end: int  # behind the last record of the broker
     current_at: int  # epoch ms: all that stood there then is taken in; 0 before anything is known
+    freshness: list[int] = []  # events by bucket (see freshness.py)
+    freshness_sum: float = 0.0  # seconds
 
 
 class Report(msgspec.Struct, frozen=True):

@@ -266,6 +266,8 @@ def _partition_report(app: BatchApp, partition: InputPartition[Any]) -> Partitio
         partition.committed.counters,
         end=position if seen is None else max(position, seen.end),
         current_at=partition.current_at,
+        freshness=partition.freshness.counts,
+        freshness_sum=partition.freshness.sum_seconds,
     )
 
 
