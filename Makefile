@@ -83,6 +83,10 @@ bench-features: setup bench/.venv/.synced ## window features beside peers, from 
 bench-online: setup bench/.venv/.synced ## features read online beside Feast's server
 	$(BIN)/python -m bench.online --peers-python $(CURDIR)/bench/.venv/bin/python
 
+.PHONY: bench-freshness
+bench-freshness: setup ## how soon an event can be read, at 5,000 a second
+	$(BIN)/python -m bench.freshness
+
 .PHONY: bench-pit
 bench-pit: setup ## point-in-time joins beside DuckDB's; QUICK=1 on smaller histories
 	$(BIN)/python -m bench.pit $(if $(QUICK),--quick)
