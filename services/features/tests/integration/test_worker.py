@@ -7,6 +7,7 @@ import json
 import random
 import signal
 import time
+from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ import pytest
 from redis.asyncio import Redis
 
 from homeostat.common import kafka, topics
-from homeostat.common.pipeline.spec import ExpressionSpec
+from homeostat.common.pipeline.spec import AggregateSpec, ExpressionSpec
 from homeostat.common.schemas.labels import Outcome
 from homeostat.features.enrichment import Counter
 from homeostat.features.progress import EVENTS
@@ -249,6 +250,34 @@ async def test_events_that_expire_unread_are_counted_and_the_rest_is_folded(rig:
     await equals_the_oracle(rig)
     counters = await rig.counters()
     assert (counters[Counter.RECEIVED], counters[Counter.LOST]) == (600, 300)
+
+
+async def test_a_changed_definition_folds_the_whole_log_and_emits_nothing_twice(rig: Any) -> None:
+    events = some_events(400, seed=41)
+    rig.start_worker()
+    await rig.send(events[:200])
+    await rig.label([(event["id"], 1.0) for event in events[:50]])
+    await rig.drained()
+    before = await rig.vectors()
+    assert rig.stop_workers() == [0]
+
+    most = AggregateSpec(entity="card", aggregate="max(amount)", window="sliding 1h")
+    features = {**rig.pipeline.features, "card_max_1h": most}
+    changed = replace(rig, pipeline=rig.pipeline.model_copy(update={"features": features}))
+    changed.start_worker()
+    await changed.send(events[200:])
+    await changed.drained()
+
+    assert changed.stop_workers() == [0]
+    rows, vectors = await changed.folded_anew()
+    for entity, expected in rows.items():
+        assert await changed.state_rows(entity) == expected
+    emitted = await changed.vectors()
+    assert {place: vector for place, vector in emitted.items() if place in before} == before
+    assert {place: vector for place, vector in emitted.items() if place not in before} == {
+        place: vector for place, vector in vectors.items() if place not in before
+    }
+    assert len(emitted) == 400
 
 
 async def test_duplicates_in_any_order_are_folded_once(rig: Any) -> None:
