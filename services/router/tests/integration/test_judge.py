@@ -232,6 +232,7 @@ async def test_skew_holds_a_healthy_version_until_it_is_cleared(
         return judgement.get("reason") == f"held by a skew: {skew.message}"
 
     await board.send(topics.ALERTS.of(pipeline.name), pipeline.name, msgspec.json.encode(skew))
+    judge.until(f"{rollout_path(pipeline)}/analysis", lambda answer: answer.json()["skew"])
     await Ledger(board, pipeline.name).write(snapshot.rollout)
     held = judge.until(f"{rollout_path(pipeline)}/analysis", is_held).json()
     promoted = command(judge, pipeline, "promote", by="ann")

@@ -182,7 +182,8 @@ class Term:
         for name in self._pipelines:
             given: list[Input] = []
             if (found := gathered.get(name)) is not None:
-                given += [Telemetry(found.rows, found.exposures), *found.trips, *found.alerts]
+                # What holds a promotion comes before the figures that would allow it.
+                given += [*found.alerts, Telemetry(found.rows, found.exposures), *found.trips]
             state = self.state(name)
             given += self._due(name, state, self.now(name))
             if given or state.rollout.is_in_flight or state.rollout.queued:
