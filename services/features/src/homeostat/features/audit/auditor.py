@@ -57,6 +57,7 @@ class Auditor:
         self._settings = settings
         self._features_of = features_of
         self._alerted: dict[str, float] = {}  # by entity: monotonic seconds
+        self._due: dict[str, Report] = {}  # by entity: to be alerted, also after a restart
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -119,26 +120,35 @@ class Auditor:
             session.audit.settle(doubt, ends[place])
         for report in reports:
             self.reports.append(report)
+            self._due.setdefault(report.entity, report)
             logger.error(
                 "served values are not what their log says",
-                extra={"pipeline": report.pipeline, "report": msgspec.to_builtins(report)},
+                extra={
+                    "pipeline": report.pipeline,
+                    "entity": report.entity,
+                    "key": report.key,
+                    "path": report.path.value,
+                    "event": report.event_id,
+                    "features": [difference.feature for difference in report.differences],
+                },
             )
-            await self._alert(report, producer, session.replayed_until)
-
-    async def _alert(
-        self, report: Report, producer: AIOKafkaProducer, replayed_until: int | None
-    ) -> None:
         now = time.monotonic()
-        if now - self._alerted.get(report.entity, -ALERT_SECONDS) < ALERT_SECONDS:
-            return
-        self._alerted[report.entity] = now
-        stamp = [] if replayed_until is None else [(kafka.AVAILABLE_AT, b"%d" % replayed_until)]
-        await producer.send_and_wait(
-            topics.ALERTS.of(report.pipeline),
-            msgspec.json.encode(alert_of(report, replayed_until or round(time.time() * 1000))),
-            key=report.pipeline.encode(),
-            headers=stamp,
-        )
+        for entity, report in [*self._due.items()]:
+            if now - self._alerted.get(entity, -ALERT_SECONDS) >= ALERT_SECONDS:
+                await _alert(report, producer, session.replayed_until)
+                self._alerted[entity] = now
+                del self._due[entity]
+
+
+async def _alert(report: Report, producer: AIOKafkaProducer, replayed_until: int | None) -> None:
+    """Publish the incident, and wait for the broker; under replay with the pipeline's instant."""
+    stamp = [] if replayed_until is None else [(kafka.AVAILABLE_AT, b"%d" % replayed_until)]
+    await producer.send_and_wait(
+        topics.ALERTS.of(report.pipeline),
+        msgspec.json.encode(alert_of(report, replayed_until or round(time.time() * 1000))),
+        key=report.pipeline.encode(),
+        headers=stamp,
+    )
 
 
 class _Session:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from homeostat.common.errors import unknown_pipeline
+from homeostat.common.errors import NotFound, unknown_pipeline
 from homeostat.common.feature_store.views import FeatureView
 from homeostat.common.pipeline import Snapshot
 from homeostat.features.audit.auditor import Auditor, FeaturesOf
@@ -46,6 +46,8 @@ class Auditors:
             NotFound: no such pipeline was applied, or none is audited.
             TransientError: nothing has been heard of pipelines yet.
         """
+        if self._settings.audit_share == 0:
+            raise NotFound("the audit is turned off", fix="set FEATURES_AUDIT_SHARE above 0")
         if pipeline not in self._auditors:
             raise unknown_pipeline(pipeline, self._auditors, is_informed=self._is_informed())
         return self._auditors[pipeline]

@@ -34,7 +34,7 @@ from homeostat.features.audit.refolding import (
 from homeostat.features.hops import EventHops, Hops, Sent
 
 MAX_PENDING = 10_000
-MAX_PREFIXES = 1_000  # of a key's history that a row may have held
+MAX_PREFIXES = 100  # of a key's history that a row may have held
 SHOWN_HOPS = 50  # of a history, the newest, in a report
 
 
