@@ -2,7 +2,7 @@
 
 ``make bench-features`` installs the peers into an environment of their own and runs this. The
 servers have one core, the contender the other. Every contender reads the same topic: a day of
-payments of one partition, in order, five windows of one entity.
+payments of one partition, in order, five windows of one entity; ours also ten of each of two.
 
 The work is not equal, and the difference is in the peers' favour: ours writes every row to Redis
 and to a changelog in transactions, and each event's vector to Kafka; peers write nothing anywhere
@@ -18,7 +18,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +43,8 @@ PEERS = HERE / "peers"
 CUSTOMERS = 42_000
 POLL_SECONDS = 0.05
 PATIENCE_SECONDS = 600
-OURS, ENTITY = "Homeostat", "customer"
+OURS, OURS_TWO = "Homeostat", "Homeostat, 2 entities x 10"
+PIPELINES = {OURS: "features.yaml", OURS_TWO: "features_two.yaml"}
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def main() -> None:
         pin_servers()
         figures: dict[str, list[Figure]] = {}
         for number in range(arguments.rounds):
-            figures.setdefault(OURS, []).append(bench.ours(number))
+            for name in PIPELINES:
+                figures.setdefault(name, []).append(bench.ours(name, number))
             for peer in PEER_CONTENDERS if arguments.peers_python else ():
                 figures.setdefault(peer.name, []).append(bench.peer(peer, arguments.peers_python))
     report(figures)
@@ -99,23 +101,23 @@ class Bench:
         self._folder = folder
         self._count = events
         self._payments = payments(events, customers=CUSTOMERS)
-        self._pipeline = load(HERE / "features.yaml")
+        self._pipelines = {name: load(HERE / file) for name, file in PIPELINES.items()}
 
     def peer(self, peer: Contender, python: Path) -> Figure:
         """One run of a peer over the topic of the first round."""
         environment = {
             **os.environ,
             "BENCH_BROKER": self._stack.kafka,
-            "BENCH_TOPIC": topics.EVENTS.of(self._named(0).name),
+            "BENCH_TOPIC": topics.EVENTS.of(self._named(OURS, 0).name),
             "BENCH_EVENTS": str(min(peer.events, self._count)),
         }
         with pinned([str(python), *peer.command], environment, cwd=PEERS) as process:
             output, _ = process.communicate(timeout=PATIENCE_SECONDS)
         return Figure(**json.loads(output.splitlines()[-1]))
 
-    def ours(self, number: int) -> Figure:
+    def ours(self, name: str, number: int) -> Figure:
         """One run of our worker over a topic of its own, from its first row to its last."""
-        pipeline = self._named(number)
+        pipeline = self._named(name, number)
         asyncio.run(publish_events(self._stack.kafka, pipeline, self._payments))
         snapshot = self._folder / f"{pipeline.name}.json"
         snapshot.write_bytes(Snapshot(pipeline, 1).encode())
@@ -136,31 +138,35 @@ class Bench:
         """From the first time that rows are seen in Redis until the last ones are."""
         redis, worker = Redis.from_url(self._stack.redis_url), psutil.Process(pid)
         name = view.pipeline.name
-        raw, log = topics.EVENTS.of(name), topics.BY_ENTITY.of(name, ENTITY)
+        inputs = [topics.EVENTS.of(name)]
+        inputs += [topics.BY_ENTITY.of(name, entity) for entity in view.entities]
+        last = inputs[-1]
         first: tuple[int, float, float] | None = None
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 while True:
                     progress: Any = await read_progress(redis, view, partitions=1)
-                    taken, folded = (progress["positions"][topic]["0"] for topic in (raw, log))
-                    now = (folded, time.perf_counter(), sum(worker.cpu_times()[:2]))
-                    first = first or (now if folded else None)
-                    if first is not None and await self._is_done(taken, folded, log):
+                    positions = [progress["positions"][topic]["0"] for topic in inputs]
+                    now = (positions[-1], time.perf_counter(), sum(worker.cpu_times()[:2]))
+                    first = first or (now if positions[-1] else None)
+                    if first is not None and await self._is_done(inputs, positions):
                         break
                     await asyncio.sleep(POLL_SECONDS)
         finally:
             await redis.aclose()
-        events = self._count - await self._events_before(view, log, first[0])
+        events = self._count - await self._events_before(view, last, first[0])
         return Figure(events, now[1] - first[1], now[2] - first[2])
 
-    async def _is_done(self, events: int, folded: int, log: str) -> bool:
-        """Whether every event is in the entity's log, and that is folded to its end."""
-        if events < self._count:
+    async def _is_done(self, inputs: Sequence[str], positions: Sequence[int]) -> bool:
+        """Whether every event has been taken in, and each entity's log folded to its end."""
+        if positions[0] < self._count:
             return False
-        place = TopicPartition(log, 0)
-        async with self._reader(log) as reader:
-            end: int = (await reader.end_offsets([place]))[place]
-            return folded >= end
+        places = [TopicPartition(topic, 0) for topic in inputs]
+        async with self._reader(inputs[-1]) as reader:
+            ends = await reader.end_offsets(places)
+        return all(
+            position >= ends[place] for place, position in zip(places, positions, strict=True)
+        )
 
     async def _events_before(self, view: FeatureView, log: str, offset: int) -> int:
         """How many events the records of a log below an offset hold."""
@@ -181,8 +187,9 @@ class Bench:
         finally:
             await reader.stop()
 
-    def _named(self, number: int) -> Pipeline:
-        return self._pipeline.model_copy(update={"name": f"bench-{number}"})
+    def _named(self, name: str, number: int) -> Pipeline:
+        pipeline = self._pipelines[name]
+        return pipeline.model_copy(update={"name": f"{pipeline.name}-{number}"})
 
 
 def report(figures: dict[str, list[Figure]]) -> None:

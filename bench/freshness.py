@@ -86,7 +86,7 @@ async def paid(stack: SessionStack, pipeline: Pipeline, *, rate: int, seconds: i
             payers = (chance.zipf(1.3, each) % CUSTOMERS).tolist()
             batch = producer.create_batch()
             for number, payer in enumerate(payers):
-                value = b'{"id":"p%d-%d","time":%d,"customer":"c%d","amount":%d.25}' % (
+                value = b'{"id":"p%d-%d","time":%d,"customer":"c%d","shop":"s1","amount":%d}' % (
                     *(time.time_ns(), number),
                     *(now, payer, number),
                 )

@@ -12,6 +12,7 @@ from homeostat.common import kafka, topics
 from homeostat.common.pipeline import Pipeline
 
 DAY_MS = 86_400_000
+SHOPS = 2_000
 
 
 class Payment(NamedTuple):
@@ -26,16 +27,17 @@ def payments(count: int, *, customers: int) -> list[Payment]:
     chance = np.random.default_rng(4)
     times = np.sort(chance.integers(start, start + DAY_MS, count)).tolist()
     payers = chance.zipf(1.3, count) % customers
+    shops = chance.integers(0, SHOPS, count)
     cents = chance.integers(100, 50_000, count)
     return [
         Payment(
             b"c%d" % customer,
-            b'{"id":"p%d","time":%d,"customer":"c%d","amount":%.2f}'
-            % (number, moment, customer, cent / 100),
+            b'{"id":"p%d","time":%d,"customer":"c%d","shop":"s%d","amount":%.2f}'
+            % (number, moment, customer, shop, cent / 100),
             moment,
         )
-        for number, (moment, customer, cent) in enumerate(
-            zip(times, payers.tolist(), cents.tolist(), strict=True)
+        for number, (moment, customer, shop, cent) in enumerate(
+            zip(times, payers.tolist(), shops.tolist(), cents.tolist(), strict=True)
         )
     ]
 
