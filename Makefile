@@ -64,7 +64,7 @@ test: setup ## unit to short end-to-end tests, on the real servers
 	$(BIN)/python -m pytest -m "not chaos and not compose and not real and not soak and not wire"
 
 .PHONY: chaos
-chaos: setup ## the long form of the kill tests: twenty seeds of each, and a hundred kills of workers
+chaos: setup ## the long forms: a hundred kills of workers, twenty of writers, a million events
 	$(BIN)/python -m pytest -m chaos
 
 .PHONY: compose

@@ -1,7 +1,6 @@
 """Shares of late flights, by pipeline file alone: what labels had told by then, and no more."""
 
 import asyncio
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from deltalake import DeltaTable
 
 from homeostat.cli.publishing import publish
 from homeostat.cli.replay.run import replay
-from homeostat.cli.testing import RunningSystem, running_system
+from homeostat.cli.testing import RunningSystem
 from homeostat.common.pipeline import load
 
 from .data_sets import data_set
@@ -35,12 +34,6 @@ F64 = np.ndarray[tuple[int], np.dtype[np.float64]]
 @pytest.fixture
 def flights() -> Path:
     return data_set("flights_hou11")
-
-
-@pytest.fixture
-def system(flights: Path, tmp_path: Path) -> Iterator[RunningSystem]:  # noqa: ARG001 - or skip
-    with running_system(tmp_path / "stack") as running:
-        yield running
 
 
 @pytest.mark.parametrize(

@@ -157,34 +157,23 @@ async def test_all_that_a_worker_serves_folds_to_the_same_bits(rig: Any, redis: 
         rig.start_worker()
         await rig.drained()
         after = await predicted(rig, redis, scored[:50])  # their events are in the rows by now
-        await publish(rig, [*before, *after])
+        now = max(event["time"] for event in scored)
+        keys = {"card": ["c1", "c2", "no"], "terminal": ["t1", None, None], "device": [None] * 3}
+        alone = await served(
+            rig, redis, blank_columns(rig.pipeline, [now] * 3), np.zeros(3, np.bool_), **keys
+        )
+        await publish(rig, [*before, *after, *alone])
 
         everything = [*first, *second, *scored]
         await all_seen(auditor, Path.STREAM, served=keys_of(everything))
-        await all_seen(auditor, Path.REQUEST, served=keys_of([*scored, *scored[:50]]))
+        requests = keys_of([*scored, *scored[:50]]) + 4
+        await all_seen(auditor, Path.REQUEST, served=requests)
 
         assert list(auditor.reports) == []
         assert auditor.audit is not None
         assert auditor.audit.skipped == {}
         assert checked(auditor, Path.STREAM, Result.EQUAL) >= keys_of(everything)
-        requested = checked(auditor, Path.REQUEST, Result.EQUAL)
-        assert requested == keys_of([*scored, *scored[:50]])
-
-
-async def test_keys_alone_are_checked_without_an_event(rig: Any, redis: Redis) -> None:
-    events = some_events(100, seed=4)
-    now = max(event["time"] for event in events)
-    columns = blank_columns(rig.pipeline, [now] * 3)
-    keys = {"card": ["c1", "c2", "nobody"], "terminal": ["t1", None, None], "device": [None] * 3}
-    async with audited(rig) as auditor:
-        rig.start_worker()
-        await rig.send(events)
-        await rig.drained()
-        found = await served(rig, redis, columns, np.zeros(3, np.bool_), **keys)
-        await publish(rig, found)
-        await all_seen(auditor, Path.REQUEST, served=4)
-
-        assert checked(auditor, Path.REQUEST, Result.EQUAL) == 4
+        assert checked(auditor, Path.REQUEST, Result.EQUAL) == requests
 
 
 async def test_one_wrong_bit_in_the_online_store_is_found_with_both_inputs(

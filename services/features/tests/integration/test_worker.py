@@ -93,42 +93,6 @@ async def test_without_any_aggregate_events_pass_their_key_once(open_rig: Any, c
     await books_balance(rig, received=200)
 
 
-@pytest.mark.parametrize(
-    "seed", [0, *(pytest.param(seed, marks=pytest.mark.chaos) for seed in range(1, 20))]
-)
-async def test_a_killed_worker_changes_no_row_and_no_vector(rig: Any, seed: int) -> None:
-    chance = random.Random(seed)
-    events = some_events(2_000, seed)
-    rig.start_worker()
-    await rig.send(events[:1_000])
-    await vectors_come(rig, at_least=chance.randrange(1, 600))
-
-    rig.kill_workers()
-    await rig.send(events[1_000:])
-    rig.start_worker()
-    await rig.drained()
-
-    assert len(await rig.vectors()) == 2_000
-    await equals_the_oracle(rig)
-    await books_balance(rig, received=2_000)
-
-
-async def test_a_second_worker_takes_over_from_a_killed_one(rig: Any) -> None:
-    events = some_events(2_000, seed=11)
-    rig.start_worker()
-    rig.start_worker()
-    await rig.send(events[:1_000])
-    await vectors_come(rig, at_least=200)
-
-    rig.kill_worker(1)
-    await rig.send(events[1_000:])
-    await rig.drained()
-
-    assert len(await rig.vectors()) == 2_000
-    await equals_the_oracle(rig)
-    await books_balance(rig, received=2_000)
-
-
 async def test_an_input_without_traffic_does_not_grow_stale(rig: Any, redis: Redis) -> None:
     rig.start_worker()
     await rig.send(some_events(50, seed=13))
