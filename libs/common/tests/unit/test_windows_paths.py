@@ -51,7 +51,7 @@ def log_of(count: int, *, keys: int) -> Log:
     arrivals = NOON + np.sort(chance.integers(0, 86_400_000, count))
     late = np.where(chance.random(count) < 0.3, chance.integers(0, 300_000, count), 0)
     return Log(
-        (chance.zipf(1.4, count) % keys).astype(np.int32),
+        (chance.random(count) ** 1.5 * keys).astype(np.int32),  # some pay more often
         arrivals - late,
         np.where(chance.random(count) < 0.02, np.nan, chance.integers(0, 100_000, count) / 100),
         chance.integers(1, 400, count).astype(np.uint64),
