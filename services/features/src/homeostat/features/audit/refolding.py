@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from homeostat.common.durations import whole_milliseconds
-from homeostat.common.feature_store.reading import STATUS_NAMES, blank_columns
+from homeostat.common.feature_store.reading import STATUS_NAMES, FeatureValue, blank_columns
 from homeostat.common.feature_store.views import FeatureView, Vectors
 from homeostat.common.windows import Status
 from homeostat.common.windows.spec import EDGED
@@ -17,19 +17,12 @@ from homeostat.features.enrichment import Stage
 from homeostat.features.hops import EventHops, Hops
 
 
-class Value(msgspec.Struct, frozen=True):
-    """A feature's value (null: NaN) and the name of its status."""
-
-    value: float | None
-    status: str
-
-
 class Difference(msgspec.Struct, frozen=True):
     """A feature that was served as one thing and folds to another."""
 
     feature: str
-    served: Value
-    refolded: Value
+    served: FeatureValue  # null: NaN
+    refolded: FeatureValue
 
 
 @dataclass(frozen=True)
@@ -137,5 +130,5 @@ def _named(
     }
 
 
-def _shown(value: float, status: int) -> Value:
-    return Value(None if np.isnan(value) else float(value), STATUS_NAMES[status])
+def _shown(value: float, status: int) -> FeatureValue:
+    return FeatureValue(None if np.isnan(value) else float(value), STATUS_NAMES[status])
