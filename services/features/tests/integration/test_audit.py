@@ -54,7 +54,7 @@ async def audited(rig: Any) -> AsyncIterator[Auditor]:
         audit_share=1.0,
         audit_patience=timedelta(seconds=30),
     )
-    auditor = Auditor(rig.pipeline, settings, lambda _pipeline, _version: rig.view.feature_names)
+    auditor = Auditor(rig.view, settings, lambda _pipeline, _version: rig.view.feature_names)
     auditor.start()
     try:
         await until(auditor, lambda: auditor.audit is not None)

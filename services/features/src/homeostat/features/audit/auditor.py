@@ -21,7 +21,6 @@ from aiokafka.errors import KafkaError
 from homeostat.common import kafka, topics
 from homeostat.common.errors import HomeostatError, InvalidEvent
 from homeostat.common.feature_store.views import FeatureView
-from homeostat.common.pipeline import Pipeline
 from homeostat.common.schemas.alerts import Alert, AlertKind, Cause, Finding
 from homeostat.common.schemas.ledger import Prediction
 from homeostat.common.schemas.vectors import VectorBatch
@@ -49,8 +48,8 @@ FeaturesOf = Callable[[str, int], Sequence[str] | None]  # of a pipeline's model
 class Auditor:
     """Runs until stopped, and begins anew whenever Kafka fails it."""
 
-    def __init__(self, pipeline: Pipeline, settings: Settings, features_of: FeaturesOf) -> None:
-        self.view = FeatureView(pipeline)
+    def __init__(self, view: FeatureView, settings: Settings, features_of: FeaturesOf) -> None:
+        self.view = view
         self.audit: Audit | None = None  # of the present run
         self.reports: deque[Report] = deque(maxlen=KEPT_REPORTS)  # newest last
         self.problem: str | None = None
@@ -168,7 +167,7 @@ class _Session:
         self._name = name
         self._codec = HopCodec(view)
         self._logs = {topics.BY_ENTITY.of(name, entity): entity for entity in view.entities}
-        self._vectors, self._predictions = topics.FEATURES.of(name), topics.PREDICTIONS.of(name)
+        self._vectors = topics.FEATURES.of(name)
         self._told: dict[tuple[str, ...], int] = {}
 
     @classmethod

@@ -28,16 +28,17 @@ class Auditors:
         """Take note of a pipeline's newest snapshot; ``None``: it was removed."""
         if self._settings.audit_share == 0:
             return
+        view = None if snapshot is None else FeatureView(snapshot.pipeline)
         present = self._auditors.get(name)
         if present is not None:
-            if snapshot is not None and _definition(snapshot) == present.view.definition_hash:
+            if view is not None and view.definition_hash == present.view.definition_hash:
                 return
             del self._auditors[name]
             task = asyncio.create_task(present.stop())
             self._leaving.add(task)
             task.add_done_callback(self._leaving.discard)
-        if snapshot is not None:
-            self._auditors[name] = Auditor(snapshot.pipeline, self._settings, self._features_of)
+        if view is not None:
+            self._auditors[name] = Auditor(view, self._settings, self._features_of)
             self._auditors[name].start()
 
     def of(self, pipeline: str) -> Auditor:
@@ -54,7 +55,3 @@ class Auditors:
 
     async def stop(self) -> None:
         await asyncio.gather(*(each.stop() for each in self._auditors.values()), *self._leaving)
-
-
-def _definition(snapshot: Snapshot) -> str:
-    return FeatureView(snapshot.pipeline).definition_hash

@@ -155,11 +155,8 @@ class Audit:
         """Take in what the stream emitted; ``now`` is monotonic, in seconds."""
         is_ours = batch.definition_hash == self._view.definition_hash
         for entity, keys in batch.entities.items():
-            if entity not in self.histories:
-                continue
-            is_chosen = self.histories[entity].is_chosen
             for row, key in enumerate(keys):
-                if key is None or not is_chosen(key):
+                if key is None or not self._is_chosen(entity, key):
                     continue
                 if not is_ours:
                     self.skipped[Skip.DEFINITION] += 1
@@ -185,9 +182,7 @@ class Audit:
         if prediction.path is not Path.REQUEST:
             return
         for entity, key in prediction.entities.items():
-            if entity not in self.histories or key is None:
-                continue
-            if not self.histories[entity].is_chosen(key):
+            if key is None or not self._is_chosen(entity, key):
                 continue
             if prediction.definition_hash != self._view.definition_hash:
                 self.skipped[Skip.DEFINITION] += 1
@@ -212,6 +207,9 @@ class Audit:
                         version=prediction.version,
                     )
                 )
+
+    def _is_chosen(self, entity: str, key: str) -> bool:
+        return entity in self.histories and self.histories[entity].is_chosen(key)
 
     def _add(self, case: _Case) -> None:
         if len(self._cases) >= MAX_PENDING:
