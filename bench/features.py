@@ -139,7 +139,7 @@ class Bench:
         redis, worker = Redis.from_url(self._stack.redis_url), psutil.Process(pid)
         name = view.pipeline.name
         inputs = [topics.EVENTS.of(name)]
-        inputs += [topics.BY_ENTITY.of(name, entity) for entity in view.entities]
+        inputs += [*view.logs.values()]
         last = inputs[-1]
         first: tuple[int, float, float] | None = None
         try:

@@ -142,7 +142,7 @@ async def folded(stack: SessionStack, view: FeatureView) -> None:
     await consumer.start()
     try:
         async with Redis.from_url(stack.redis_url) as redis, asyncio.timeout(PATIENCE_SECONDS):
-            for topic in (topics.EVENTS.of(name), topics.BY_ENTITY.of(name, ENTITY)):
+            for topic in (topics.EVENTS.of(name), view.logs[ENTITY]):
                 place = TopicPartition(topic, 0)
                 end = (await consumer.end_offsets([place]))[place]
                 while True:

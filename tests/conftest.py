@@ -13,7 +13,7 @@ import xgboost
 
 from homeostat.cli.publishing import publish
 from homeostat.cli.stack.credentials import SigningKeys
-from homeostat.cli.testing import RunningSystem, running_system
+from homeostat.cli.testing import RunningSystem, retire_pipelines, running_system
 from homeostat.common import artifacts, kafka, topics
 from homeostat.common.feature_store.views import FeatureView
 from homeostat.common.pipeline import Pipeline
@@ -28,12 +28,22 @@ from homeostat.common.schemas.models import (
 
 
 @pytest.fixture(scope="session")
-def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSystem]:
+def everything(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSystem]:
     with running_system(tmp_path_factory.mktemp("system")) as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
+def system(everything: RunningSystem) -> Iterator[RunningSystem]:
+    """It again, for one module: what that has published is gone when the next one begins.
+
+    Each pipeline costs every service some work, also without traffic.
+    """
+    yield everything
+    asyncio.run(retire_pipelines(everything.addresses.kafka))
+
+
+@pytest.fixture(scope="module")
 def crowned(system: RunningSystem) -> Callable[[Pipeline], Pipeline]:
     """Publish a pipeline and crown a small model for it: enough for every path to answer."""
 

@@ -5,8 +5,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +16,12 @@ import pytest
 from homeostat.cli.replay.drain import Drain
 from homeostat.cli.testing import RunningSystem
 from homeostat.common.pipeline import Pipeline, load
+from tests.e2e.asking import WAIT_SECONDS, asked_all_along, served, until
 
 HERE = Path(__file__).parent
 AD_CLICKS = HERE / "ad_clicks.yaml"
 IMPRESSIONS = 600
-WAIT_SECONDS = 90
+
 PAYMENT = {"entities": {"customer_id": "c1", "terminal_id": "t1", "device_id": "d1"}}
 ON_TOP = {
     "impression_id": "asked",
@@ -115,42 +115,3 @@ async def train(system: RunningSystem) -> None:
                 return
             assert run["state"] not in ("refused", "failed"), run
             await asyncio.sleep(0.1)
-
-
-async def served(system: RunningSystem, pipeline: str, body: Any) -> dict[str, Any]:
-    """The router's answer, once the pipeline and its champion have reached it."""
-    return await until(system.url("router", f"/v1/pipelines/{pipeline}/predict"), body, status=200)
-
-
-async def until(address: str, body: Any, *, status: int) -> dict[str, Any]:
-    """Post until what was published a moment ago has arrived there."""
-    async with httpx.AsyncClient(timeout=30) as http, asyncio.timeout(WAIT_SECONDS):
-        while True:
-            answer = await http.post(address, json=body)
-            if answer.status_code == status:
-                return dict(answer.json())
-            assert answer.status_code in (404, 503), answer.text
-            await asyncio.sleep(0.1)
-
-
-@asynccontextmanager
-async def asked_all_along(
-    system: RunningSystem, pipeline: str, body: Any
-) -> AsyncIterator[list[int]]:
-    """Somebody who goes on asking for predictions, and the statuses of what was answered."""
-    statuses: list[int] = []
-    address = system.url("router", f"/v1/pipelines/{pipeline}/predict")
-
-    async def ask() -> None:
-        async with httpx.AsyncClient(timeout=30) as http:
-            while True:
-                statuses.append((await http.post(address, json=body)).status_code)
-                await asyncio.sleep(0.05)
-
-    asking = asyncio.create_task(ask())
-    try:
-        yield statuses
-        assert not asking.done(), asking.exception()
-    finally:
-        asking.cancel()
-        await asyncio.gather(asking, return_exceptions=True)

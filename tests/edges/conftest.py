@@ -11,13 +11,13 @@ from homeostat.common.pipeline import Pipeline, load
 PAYMENTS = Path(__file__).parents[1] / "e2e" / "payments.yaml"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def serving(crowned: Callable[[Pipeline], Pipeline]) -> Pipeline:
     """The pipeline ``edges``, published and with a champion."""
     return crowned(load(PAYMENTS).model_copy(update={"name": "edges"}))
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def base(system: RunningSystem, serving: Pipeline) -> Callable[[str], str]:
     """Where a service answers for the pipeline, without a slash at the end."""
     return lambda service: system.url(service, f"/v1/pipelines/{serving.name}")

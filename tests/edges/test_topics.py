@@ -193,7 +193,7 @@ def lags(system: RunningSystem) -> dict[tuple[str, str], float]:
     return {
         (labels["topic"], labels["partition"]): value
         for labels, value in samples(system, "kafka_consumer_lag_records")
-        if labels["group"] == f"features-{NAME}"
+        if labels["group"].startswith(f"features-{NAME}-")
     }
 
 

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from homeostat.cli.testing import RunningSystem
+from homeostat.common.feature_store.views import FeatureView
 from homeostat.common.pipeline import Pipeline, load
 
 PAYMENTS = Path(__file__).parents[1] / "e2e" / "payments.yaml"
@@ -42,12 +43,11 @@ def test_one_trace_leads_from_the_front_door_to_the_prediction(
     )
 
     assert answer.status_code == 202, answer.text
+    logs = FeatureView(pipeline).logs
     hops = [
         ("ingest", "send traced-events"),
         ("features", "process traced-events"),
-        ("features", "process traced-by-customer-id"),
-        ("features", "process traced-by-terminal-id"),
-        ("features", "process traced-by-device-id"),
+        *(("features", f"process {log}") for log in logs.values()),
         ("inference", "process traced-features"),
     ]
     spans = exported(system, trace_id, wanted={name for _, name in hops})

@@ -10,8 +10,8 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, ConsumerRecord, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, RecordsToDelete
+from aiokafka.errors import TopicAlreadyExistsError
 from redis.asyncio import Redis
 
 from homeostat.cli.testing import SessionStack
@@ -26,16 +27,15 @@ from homeostat.common import kafka, topics
 from homeostat.common.feature_store.online import (
     Progress,
     decode_progress,
-    progress_key,
     row_key,
 )
 from homeostat.common.feature_store.views import FeatureView
-from homeostat.common.pipeline import Pipeline, Snapshot, load
+from homeostat.common.pipeline import AggregateSpec, ExpressionSpec, Pipeline, Snapshot, load
 from homeostat.common.schemas.vectors import VectorBatch
 from homeostat.features.changelog import Marker, Restored
 from homeostat.features.enrichment import Stage, vector_batch
 from homeostat.features.hops import EventHops, HopCodec, Hops
-from homeostat.features.progress import read_progress
+from homeostat.features.progress import input_key, inputs, read_progress
 
 from .serving_server import PATIENCE_SECONDS, Serving, serving
 
@@ -69,8 +69,24 @@ class Rig:
     def of(cls, pipeline: Pipeline, stack: SessionStack, folder: Path) -> Rig:
         """With the pipeline's topics, under a name of its own."""
         named = pipeline.model_copy(update={"name": f"{pipeline.name}-{uuid4().hex[:8]}"})
-        asyncio.run(kafka.ensure_topics(stack.kafka, topics.of_pipeline(named)))
-        return cls(named, stack, folder)
+        rig = cls(named, stack, folder)
+        asyncio.run(rig.make_topics())
+        return rig
+
+    def with_features(self, **added: AggregateSpec | ExpressionSpec) -> Rig:
+        """The same pipeline under a changed definition; its workers end with this one's."""
+        features = {**self.pipeline.features, **added}
+        changed = self.pipeline.model_copy(update={"features": features})
+        return replace(self, pipeline=changed)
+
+    async def make_topics(self) -> None:
+        """What is missing of the topics of the pipeline and its present definition."""
+        digest = self.view.definition_hash
+        for named in (
+            topics.of_pipeline(self.pipeline),
+            topics.of_definition(self.pipeline, digest),
+        ):
+            await kafka.ensure_topics(self.stack.kafka, named)
 
     @property
     def name(self) -> str:
@@ -82,15 +98,18 @@ class Rig:
 
     @property
     def inputs(self) -> list[str]:
-        by_entity = [topics.BY_ENTITY.of(self.name, name) for name in self.view.entities]
-        return [topics.EVENTS.of(self.name), topics.LABELS.of(self.name), *by_entity]
+        return [*inputs(self.view)]
 
     def start_worker(
-        self, *, session_timeout: str = "PT6S", program: str | None = None
+        self,
+        *,
+        session_timeout: str = "PT6S",
+        program: str | None = None,
+        has_intake: bool = True,
     ) -> subprocess.Popen[bytes]:
         """Start the worker, or a ``program`` of Python that takes its arguments."""
         command = ["-m", "homeostat.features.worker"] if program is None else ["-c", program]
-        snapshot = self.folder / "snapshot.json"
+        snapshot = self.folder / f"{self.view.definition_hash}.json"
         snapshot.write_bytes(Snapshot(self.pipeline, 1).encode())
         environment = {
             **os.environ,
@@ -105,6 +124,7 @@ class Rig:
                 [
                     *(sys.executable, *command),
                     *("--pipeline", self.name, "--snapshot", str(snapshot)),
+                    *([] if has_intake else ["--without-intake"]),
                 ],
                 env=environment,
                 stdout=log,
@@ -178,6 +198,21 @@ class Rig:
         finally:
             await consumer.stop()
 
+    async def make_anew(self, topic: str) -> None:
+        """Delete a topic, and make it again as it was declared."""
+        await kafka.delete_topics(self.stack.kafka, [topic])
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while True:
+                with suppress(TopicAlreadyExistsError):  # while it is being deleted
+                    await self.make_topics()
+                consumer = kafka.consumer(bootstrap_servers=self.stack.kafka, client_id="test")
+                await consumer.start()
+                try:
+                    if topic in await consumer.topics():
+                        return
+                finally:
+                    await consumer.stop()
+
     async def expire(self, topic: str) -> int:
         """Delete all that is on a topic now, as its retention would; how many records no marker
         has taken in."""
@@ -201,8 +236,8 @@ class Rig:
         """The committed marker of every input partition."""
         found: dict[TopicPartition, Marker] = {}
         state_of = {name: topics.POSITIONS.of(self.name) for name in self.inputs[:2]}
-        for entity in self.view.entities:
-            state_of[topics.BY_ENTITY.of(self.name, entity)] = topics.STATE.of(self.name, entity)
+        for entity, log in self.view.logs.items():
+            state_of[log] = self.state_topic(entity)
         for topic, state in state_of.items():
             key = b"\x00marker:" + topic.encode()
             for part, records in (await self.read(state)).items():
@@ -211,6 +246,9 @@ class Rig:
                     restored.take(key, record.key, record.value)
                 found[TopicPartition(topic, part)] = restored.marker
         return found
+
+    def state_topic(self, entity: str) -> str:
+        return topics.STATE.of(self.name, entity, self.view.definition_hash)
 
     async def online_rows(self, redis: Redis, entity: str) -> dict[str, bytes]:
         """The rows of an entity in the online store, by key."""
@@ -227,9 +265,7 @@ class Rig:
 
     async def progress(self, redis: Redis, entity: str) -> list[Progress | None]:
         """What the online store says of each partition of an entity's log."""
-        keys = [
-            progress_key(self.name, self.view.definition_hash, entity, part) for part in range(4)
-        ]
+        keys = [input_key(self.view, entity, part) for part in range(4)]
         values: list[bytes | None] = await redis.mget(keys)  # type: ignore[assignment]  # not decoded
         return [None if value is None else decode_progress(value) for value in values]
 
@@ -269,15 +305,18 @@ class Rig:
     async def vectors(self) -> dict[tuple[int, int], Vector]:
         """Emitted vectors by source identity; one that was sent twice has the same bits."""
         found: dict[tuple[int, int], Vector] = {}
+        digest = self.view.definition_hash
         for records in (await self.read(topics.FEATURES.of(self.name))).values():
-            for record in records:
-                for source, vector in _by_source(VectorBatch.decode(record.value)).items():
+            for batch in (VectorBatch.decode(record.value) for record in records):
+                if batch.definition_hash != digest:
+                    continue
+                for source, vector in _by_source(batch).items():
                     assert found.setdefault(source, vector) == vector
         return found
 
     async def state_rows(self, entity: str) -> dict[str, bytes]:
         rows: dict[str, bytes] = {}
-        for records in (await self.read(topics.STATE.of(self.name, entity))).values():
+        for records in (await self.read(self.state_topic(entity))).values():
             restored = Restored()
             for record in records:
                 restored.take(b"", record.key, record.value)
@@ -294,7 +333,7 @@ class Rig:
         for entity in view.entities:
             rows[entity] = {}
             is_first, is_last = entity == view.entities[0], entity == view.entities[-1]
-            for part, records in (await self.read(topics.BY_ENTITY.of(self.name, entity))).items():
+            for part, records in (await self.read(view.logs[entity])).items():
                 stage = Stage(view, entity)
                 ids: set[str] = set()
                 seen: set[tuple[str, int, int]] = set()
@@ -305,10 +344,10 @@ class Rig:
                         continue
                     seen.add(identity)
                     ids.add(name)
-                    passed = stage.pass_through([hops])
-                    if passed is not None and is_last:
-                        batch = vector_batch(view, passed, partition=part)
-                        vectors.update(_by_source(batch))
+                    for _, events in stage.pass_through([hops]):
+                        if events is not None and is_last:
+                            batch = vector_batch(view, events, partition=part)
+                            vectors.update(_by_source(batch))
                 numbers = np.arange(len(stage.state), dtype=np.int32)
                 packed = stage.fold.pack(stage.state, numbers)
                 rows[entity] |= dict(zip(stage.state.keys(numbers), packed, strict=True))

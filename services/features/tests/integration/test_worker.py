@@ -7,7 +7,6 @@ import json
 import random
 import signal
 import time
-from dataclasses import replace
 from typing import Any
 
 import msgspec
@@ -19,6 +18,7 @@ from homeostat.common import kafka, topics
 from homeostat.common.pipeline.spec import AggregateSpec, ExpressionSpec
 from homeostat.common.schemas.labels import Outcome
 from homeostat.features.enrichment import Counter
+from homeostat.features.hops import HopCodec, LabelHops
 from homeostat.features.progress import EVENTS
 from homeostat.features.worker import CRASHED
 
@@ -101,7 +101,7 @@ async def test_an_input_without_traffic_does_not_grow_stale(rig: Any, redis: Red
     async with asyncio.timeout(60):
         while True:
             after = await rig.progress(redis, "card")
-            if all(b.written_at > a.written_at for a, b in zip(before, after, strict=True)):
+            if all(b.current_at > a.current_at for a, b in zip(before, after, strict=True)):
                 break
             await asyncio.sleep(0.1)
 
@@ -216,32 +216,63 @@ async def test_events_that_expire_unread_are_counted_and_the_rest_is_folded(rig:
     assert (counters[Counter.RECEIVED], counters[Counter.LOST]) == (600, 300)
 
 
-async def test_a_changed_definition_folds_the_whole_log_and_emits_nothing_twice(rig: Any) -> None:
+@pytest.mark.parametrize("is_running", [True, False], ids=["under-a-worker", "between-workers"])
+async def test_a_topic_that_was_made_anew_stops_the_worker_and_says_so(
+    rig: Any, is_running: bool
+) -> None:
+    worker = rig.start_worker()
+    await rig.send(some_events(400, seed=51))
+    await rig.drained()
+    before = await rig.vectors()
+    if not is_running:
+        assert rig.stop_workers() == [0]
+
+    await rig.make_anew(topics.EVENTS.of(rig.name))
+    await rig.send(some_events(5, seed=52, prefix="new-"))
+
+    if not is_running:
+        worker = rig.start_worker()
+    assert await asyncio.to_thread(worker.wait, 60) == CRASHED
+    log = (rig.folder / "worker.log").read_text()
+    assert "was the topic deleted and made anew?" in log
+    assert await rig.vectors() == before
+
+
+async def test_a_new_definition_folds_the_whole_log_beside_the_old_one(rig: Any) -> None:
     events = some_events(400, seed=41)
     rig.start_worker()
     await rig.send(events[:200])
     await rig.label([(event["id"], 1.0) for event in events[:50]])
     await rig.drained()
-    before = await rig.vectors()
     assert rig.stop_workers() == [0]
 
-    most = AggregateSpec(entity="card", aggregate="max(amount)", window="sliding 1h")
-    features = {**rig.pipeline.features, "card_max_1h": most}
-    changed = replace(rig, pipeline=rig.pipeline.model_copy(update={"features": features}))
-    changed.start_worker()
+    # Of an entity that has folded no labels so far: those joined before count too.
+    share = AggregateSpec(entity="device", aggregate="mean(label)", window="sliding 1h")
+    changed = rig.with_features(device_bad_1h=share)
+    await asyncio.to_thread(changed.start_worker)
+    rig.start_worker(has_intake=False)
     await changed.send(events[200:])
+    await changed.label([(event["id"], 1.0) for event in events[200:230]])
     await changed.drained()
+    await rig.drained()
 
-    assert changed.stop_workers() == [0]
-    rows, vectors = await changed.folded_anew()
-    for entity, expected in rows.items():
-        assert await changed.state_rows(entity) == expected
-    emitted = await changed.vectors()
-    assert {place: vector for place, vector in emitted.items() if place in before} == before
-    assert {place: vector for place, vector in emitted.items() if place not in before} == {
-        place: vector for place, vector in vectors.items() if place not in before
-    }
-    assert len(emitted) == 400
+    assert rig.stop_workers() == [0, 0]
+    for one in (rig, changed):
+        rows, vectors = await one.folded_anew()
+        for entity, expected in rows.items():
+            assert await one.state_rows(entity) == expected
+        assert await one.vectors() == vectors
+        assert len(vectors) == 400
+        await books_balance(one, received=400)
+    log = await changed.read(changed.view.logs["device"])
+    codec = HopCodec(changed.view)
+    labels = [
+        hops
+        for records in log.values()
+        for record in records
+        if isinstance(hops := codec.decode(record.value, record.offset).hops, LabelHops)
+    ]
+    assert sum(map(len, labels)) == 80
 
 
 async def test_duplicates_in_any_order_are_folded_once(rig: Any) -> None:

@@ -71,7 +71,6 @@ def sent(place: int, *ids: str, key: str = "c", amount: float = 1.0, source: int
         np.ones(count, np.bool_),
         places,
         Vectors(np.full((count, 3), np.nan), np.full((count, 3), Status.MISSING, np.uint8)),
-        np.ones(count, np.bool_),
         [None] * count,
         is_replayed=False,
     )
@@ -80,7 +79,9 @@ def sent(place: int, *ids: str, key: str = "c", amount: float = 1.0, source: int
 
 def labelled(place: int, name: str, *, key: str = "c") -> Sent:
     one = np.array([place])
-    hops = LabelHops([name], event_hashes([name]), [key], one, one, np.array([1.0]), one, [None])
+    hops = LabelHops(
+        [name], event_hashes([name]), {"card": [key]}, one, one, np.array([1.0]), one, [None]
+    )
     return Sent(hops, "labels", 0, one)
 
 
@@ -244,3 +245,19 @@ def test_what_cannot_be_compared_is_counted_with_its_reason(view: FeatureView) -
     assert audit.waiting == 1
     assert audit.review(5.0) == ([], [])
     assert audit.skipped == {Skip.DEFINITION: 1, Skip.OTHER_TIME: 1, Skip.ABSENT: 1}
+
+
+def test_a_value_whose_windows_lie_before_the_log_is_not_called_equal(view: FeatureView) -> None:
+    only = {"spent": view.pipeline.features["spent"]}
+    view = FeatureView(view.pipeline.model_copy(update={"features": only}))
+    audit, record = audit_of(view), sent(1, "a", "b")
+    vectors = emitted(view, record)
+    audit.lost_head("card", 0)
+    audit.take_hops("card", 0, 0, record)
+    audit.take_vectors(
+        replace(vectors, values=vectors.values[:, :1], statuses=vectors.statuses[:, :1]), 0.0
+    )
+
+    assert audit.review(0.0) == ([], [])
+    assert audit.skipped == {Skip.INCOMPLETE: 1}
+    assert not audit.results

@@ -14,6 +14,7 @@ from homeostat.common.event_columns import EventColumns, event_hashes
 from homeostat.common.feature_store.views import FeatureView, Vectors
 from homeostat.common.pipeline import Pipeline
 from homeostat.common.schemas.hops import MAX_ROWS, EventBatch
+from homeostat.common.windows import Status
 from homeostat.features.hops import ROWS_AT_ONCE, EventHops, HopCodec, LabelHops, by_partition
 
 FIELDS: dict[str, Any] = {
@@ -64,7 +65,6 @@ def events(count: int, *, text: str = "") -> EventHops:
         np.arange(count) % 4 > 0,
         np.arange(count) + 90,
         Vectors(np.full((count, 1), np.nan), np.full((count, 1), 2, np.uint8)),
-        np.ones(count, np.bool_),
         [None] * count,
         is_replayed=False,
     )
@@ -92,21 +92,28 @@ def test_events_come_back_as_they_were_with_their_source_and_their_new_place() -
     for name in ("hashes", "intakes", "is_scored"):
         np.testing.assert_array_equal(getattr(hops, name), getattr(sent, name))
     assert hops.traceparents == ["a", None, None, "b", None]
-    assert hops.fits.all()
+    assert hops.aggregates.statuses.tolist() == [[Status.MISSING]] * 5
 
 
-def test_values_count_only_under_the_definition_that_computed_them() -> None:
+def test_values_travel_on_with_their_events() -> None:
     seen = replace(events(2), aggregates=Vectors(np.array([[1.5], [2.5]]), np.zeros((2, 1), "u1")))
-    other = view(
-        features={"spent": {"entity": "card", "aggregate": "sum(amount)", "window": "sliding 2h"}}
-    )
 
     (record,) = HopCodec(view()).encode_onward(seen, 0)
 
     same = read([record], HopCodec(view()))
     assert same.aggregates.values.tolist() == [[1.5], [2.5]]
-    assert same.fits.all()
-    assert not read([record], HopCodec(other)).fits.any()
+    assert same.aggregates.statuses.tolist() == [[Status.PRESENT]] * 2
+
+
+def test_values_of_another_number_of_features_are_refused() -> None:
+    hourly = {"entity": "card", "aggregate": "sum(amount)", "window": "sliding 1h"}
+    codec = HopCodec(view(features={"spent": hourly, "again": {**hourly, "delay": "1h"}}))
+    seen = replace(events(2), aggregates=Vectors(np.array([[1.5], [2.5]]), np.zeros((2, 1), "u1")))
+
+    (record,) = HopCodec(view()).encode_onward(seen, 0)
+
+    with pytest.raises(InvalidEvent, match="not a record of ours"):
+        codec.decode(record, 0)
 
 
 def test_categories_are_known_by_name_whatever_their_order_was() -> None:
@@ -170,7 +177,7 @@ def test_labels_come_back_with_the_topic_that_they_came_from() -> None:
     labels = LabelHops(
         ids,
         event_hashes(ids),
-        ["c1", "c2"],
+        {"card": ["c1", None], "device": [None, "d2"]},
         np.array([5, 6]),
         np.array([7, 8]),
         np.array([0.0, 1.0]),
@@ -184,7 +191,9 @@ def test_labels_come_back_with_the_topic_that_they_came_from() -> None:
     assert (read.stream, read.source, read.sources.tolist()) == ("payments-labels", 2, [40, 44])
     hops = read.hops
     assert isinstance(hops, LabelHops)
-    assert (hops.ids, hops.keys, hops.traceparents) == (ids, ["c1", "c2"], [None, "t"])
+    assert (hops.ids, hops.traceparents) == (ids, [None, "t"])
+    assert (hops.keys_of("card"), hops.keys_of("device")) == (["c1", None], [None, "d2"])
+    assert hops.keys_of("newer") == [None, None]
     assert (hops.times.tolist(), hops.intakes.tolist()) == ([5, 6], [7, 8])
     assert (hops.labels.tolist(), hops.places.tolist()) == ([0.0, 1.0], [MAX_ROWS, MAX_ROWS + 1])
 

@@ -13,10 +13,15 @@ from homeostat.features.reports import PartitionReport, Report
 from homeostat.features.supervision import WorkerSupervisor
 
 
+def reporting(*parts: PartitionReport) -> WorkerSupervisor:
+    job = SimpleNamespace(pipeline="fraud", definition="0a1b2c3d", group="features-fraud-0a1b2c3d")
+    worker = SimpleNamespace(job=job, report=Report([*parts], 0.0), restarts=0, is_running=True)
+    return cast(WorkerSupervisor, cast(Any, worker))
+
+
 def exported(part: PartitionReport, *, now: float) -> dict[str, dict[str, float]]:
     """Values by metric and partition."""
-    worker = SimpleNamespace(report=Report([part], 0.0), restarts=0, is_running=True)
-    workers = {"fraud": cast(WorkerSupervisor, cast(Any, worker))}
+    workers = [reporting(part)]
     return {
         family.name: {sample.labels.get("partition", ""): sample.value for sample in family.samples}
         for family in WorkerCollector(lambda: workers, now=lambda: now).collect()
@@ -48,13 +53,11 @@ def test_freshness_is_a_histogram_from_event_time_until_a_read_finds_the_event()
         freshness=freshness.counts,
         freshness_sum=freshness.sum_seconds,
     )
-    worker = SimpleNamespace(report=Report([part, part], 0.0), restarts=0, is_running=True)
-    workers = {"fraud": cast(WorkerSupervisor, cast(Any, worker))}
     registry = CollectorRegistry()
-    registry.register(WorkerCollector(lambda: workers))
+    registry.register(WorkerCollector(lambda: [reporting(part, part)]))
 
     def told(name: str, **labels: str) -> float | None:
-        of = {"pipeline": "fraud", "topic": "fraud-by-card"}
+        of = {"pipeline": "fraud", "definition": "0a1b2c3d", "topic": "fraud-by-card"}
         return registry.get_sample_value(f"features_freshness_seconds_{name}", {**of, **labels})
 
     assert told("bucket", le="0.01") == 4  # and what seems to come from the future

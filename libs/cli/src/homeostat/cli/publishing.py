@@ -1,12 +1,17 @@
 """Publishing pipelines: one writer at a time, and never over a generation that was not read."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import TypeVar
 
 from homeostat.common import kafka, topics
+from homeostat.common.errors import InvalidInput
+from homeostat.common.feature_store.definitions import Definition
 from homeostat.common.feature_store.views import FeatureView
 from homeostat.common.pipeline import Pipeline, Snapshot
+
+T = TypeVar("T")
 
 WRITER = "pipelines-writer"  # the transactional id that fences an older writer
 
@@ -30,7 +35,17 @@ class Plan:
 
 
 def plan(pipeline: Pipeline, current: Snapshot | None) -> Plan:
-    """Compare a pipeline with the generation that is published. Pure."""
+    """Compare a pipeline with the generation that is published. Pure.
+
+    Raises:
+        InvalidInput: the source's key has changed.
+    """
+    if current is not None and (key := current.pipeline.source.key) != pipeline.source.key:
+        raise InvalidInput(
+            f"source.key changes from {key} to {pipeline.source.key}, but all that has come lies "
+            f"where {key} says",
+            fix="keep the key, or publish the pipeline under another name",
+        )
     view = FeatureView(pipeline)
     bounds = {entity: fold.bytes_per_entity_bound for entity, fold in view.folds.items()}
     if current is None:
@@ -52,13 +67,19 @@ def plan(pipeline: Pipeline, current: Snapshot | None) -> Plan:
 
 async def published(bootstrap_servers: str) -> dict[str, Snapshot]:
     """The pipelines that are published now."""
-    await kafka.ensure_topics(bootstrap_servers, [(topics.PIPELINES.of(), topics.PIPELINES)])
-    view = kafka.CompactedView(
-        topics.PIPELINES,
-        Snapshot.decode,
-        bootstrap_servers=bootstrap_servers,
-        client_id="cli",
-    )
+    return await _values(topics.PIPELINES, Snapshot.decode, bootstrap_servers)
+
+
+async def definitions(bootstrap_servers: str) -> dict[str, Definition]:
+    """The definitions of features that are kept up to date, by key."""
+    return await _values(topics.DEFINITIONS, Definition.decode, bootstrap_servers)
+
+
+async def _values(
+    topic: topics.Topic, decode: Callable[[bytes], T], bootstrap_servers: str
+) -> dict[str, T]:
+    await kafka.ensure_topics(bootstrap_servers, [(topic.of(), topic)])
+    view = kafka.CompactedView(topic, decode, bootstrap_servers=bootstrap_servers, client_id="cli")
     await view.start()
     try:
         await view.caught_up()
@@ -77,13 +98,21 @@ async def publish(pipeline: Pipeline, *, bootstrap_servers: str) -> tuple[Plan, 
     await writer.start()
     try:
         found = (await published(bootstrap_servers)).get(pipeline.name)
+        kept = await definitions(bootstrap_servers)
         planned = plan(pipeline, found)
         declared = [(topic.of(), topic) for topic in topics.GLOBAL]
         await kafka.ensure_topics(bootstrap_servers, [*declared, *topics.of_pipeline(pipeline)])
         if found is not None and planned.change is Change.UNCHANGED:
             return planned, found
         snapshot = Snapshot(pipeline, found.generation + 1 if found else 1)
+        definition = Definition(snapshot, is_live=False)
+        before = kept.get(definition.key)
+        is_live = found is None if before is None else before.is_live
+        definition = Definition(snapshot, is_live)
         async with writer.transaction():
+            await writer.send_and_wait(
+                topics.DEFINITIONS.of(), definition.encode(), definition.key.encode()
+            )
             await writer.send_and_wait(
                 topics.PIPELINES.of(), snapshot.encode(), pipeline.name.encode()
             )

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,13 +59,12 @@ class SessionStack:
         Services of later tests follow all there are: a features server would start a worker for
         each.
         """
-        asyncio.run(
-            _delete_all(self.kafka, (topics.PIPELINES, topics.ROLLOUTS, topics.MODEL_VERSIONS))
-        )
+        asyncio.run(retire_pipelines(self.kafka))
 
 
-async def _delete_all(bootstrap_servers: str, compacted: Iterable[topics.Topic]) -> None:
-    """Send a tombstone for every key of the topics that has a value."""
+async def retire_pipelines(bootstrap_servers: str) -> None:
+    """Send a tombstone for everything that is published of pipelines."""
+    compacted = (topics.PIPELINES, topics.DEFINITIONS, topics.ROLLOUTS, topics.MODEL_VERSIONS)
     declared = [(topic.of(), topic) for topic in compacted]
     await kafka.ensure_topics(bootstrap_servers, declared)
     async with (

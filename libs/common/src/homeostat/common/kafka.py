@@ -18,6 +18,7 @@ from aiokafka.errors import (
     KafkaConnectionError,
     KafkaError,
     TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
     for_code,
 )
 from aiokafka.partitioner import murmur2
@@ -181,6 +182,20 @@ async def ensure_topics(
                 error = for_code(code)
                 if code and error is not TopicAlreadyExistsError:
                     raise error(f"topic {name} could not be created")
+    finally:
+        await admin.close()
+
+
+async def delete_topics(bootstrap_servers: str, names: Sequence[str]) -> None:
+    """Delete topics with all that is on them; one that is gone already is no error."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap_servers, request_timeout_ms=10_000)
+    await admin.start()
+    try:
+        response = await admin.delete_topics([*names])
+        for name, code in response.topic_error_codes:
+            error = for_code(code)
+            if code and error is not UnknownTopicOrPartitionError:
+                raise error(f"topic {name} could not be deleted")
     finally:
         await admin.close()
 

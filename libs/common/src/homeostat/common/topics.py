@@ -1,7 +1,7 @@
 """Every Kafka topic: name, key, schema, partitions, retention, producers and consumers.
 
-Nothing else in the project spells a topic's name. ``{pipeline}`` and ``{entity}`` are filled in by
-``of``.
+Nothing else in the project spells a topic's name. ``{pipeline}``, ``{entity}`` and ``{definition}``
+(the begin of its hash) are filled in by ``of``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from datetime import timedelta
 from homeostat.common.pipeline.spec import Pipeline
 
 MAX_MESSAGE_BYTES = 1_000_000
+HASH_LENGTH = 8  # of a definition's hash, in names
 ARROW_MESSAGE_BYTES = 512_000
 
 
@@ -29,21 +30,32 @@ class Topic:
     retention: timedelta | None = timedelta(days=7)
     compacted: bool = False
 
-    def of(self, pipeline: str = "", entity: str = "") -> str:
-        return self.template.format(pipeline=pipeline, entity=entity.replace("_", "-"))
+    def of(self, pipeline: str = "", entity: str = "", definition: str = "") -> str:
+        return self.template.format(
+            pipeline=pipeline,
+            entity=entity.replace("_", "-"),
+            definition=definition[:HASH_LENGTH],
+        )
 
 
 EVENTS = Topic("{pipeline}-events", "the source's key", "events.Event", ("ingest",), ("features",))
 LABELS = Topic("{pipeline}-labels", "event id", "labels.Label", ("ingest",), ("features",))
+BY_KEY = Topic(
+    "{pipeline}-by-key",
+    "none: a record holds events and labels of many keys of the source, all of its partition",
+    "hops.HopBatch (MessagePack)",
+    ("features",),
+    ("features",),
+)
 BY_ENTITY = Topic(
-    "{pipeline}-by-{entity}",
+    "{pipeline}-by-{entity}-{definition}",
     "none: a record holds events of many keys, all of its partition",
     "hops.HopBatch (MessagePack)",
     ("features",),
     ("features",),
 )
 STATE = Topic(
-    "{pipeline}-state-{entity}",
+    "{pipeline}-state-{entity}-{definition}",
     "entity key, or the marker of a partition",
     "packed window rows",
     ("features",),
@@ -109,12 +121,22 @@ PIPELINES = Topic(
     retention=None,
     compacted=True,
 )
+DEFINITIONS = Topic(
+    "definitions",
+    "pipeline/definition hash",
+    "definitions.Definition",
+    ("cli", "features"),
+    ("features", "inference"),
+    partitions=1,
+    retention=None,
+    compacted=True,
+)
 ROLLOUTS = Topic(
     "rollouts",
     "pipeline",
     "rollouts.RolloutSnapshot",
     ("router",),
-    ("router", "inference", "drift", "trainer"),
+    ("router", "features", "inference", "drift", "trainer"),
     partitions=1,
     retention=None,
     compacted=True,
@@ -142,10 +164,11 @@ AUDIT = Topic(
     retention=None,
 )
 
-GLOBAL = (PIPELINES, ROLLOUTS, ROLLOUT_TRIPS, MODEL_VERSIONS, AUDIT)
+GLOBAL = (PIPELINES, DEFINITIONS, ROLLOUTS, ROLLOUT_TRIPS, MODEL_VERSIONS, AUDIT)
 PER_PIPELINE = (
     EVENTS,
     LABELS,
+    BY_KEY,
     POSITIONS,
     FEATURES,
     PREDICTIONS,
@@ -155,13 +178,22 @@ PER_PIPELINE = (
     LATE,
     DEAD_LETTERS,
 )
-PER_ENTITY = (BY_ENTITY, STATE)
 
 
 def of_pipeline(pipeline: Pipeline) -> Iterator[tuple[str, Topic]]:
-    """Name and declaration of every topic that a pipeline needs."""
+    """Name and declaration of every topic that a pipeline needs, whatever its features are."""
     for topic in PER_PIPELINE:
         yield topic.of(pipeline.name), topic
+
+
+def log_of(pipeline: str, entity: str, definition: str, *, is_key: bool) -> str:
+    """The log that an entity's state is a fold of: of the source's key, one for all definitions."""
+    return BY_KEY.of(pipeline) if is_key else BY_ENTITY.of(pipeline, entity, definition)
+
+
+def of_definition(pipeline: Pipeline, definition: str) -> Iterator[tuple[str, Topic]]:
+    """Name and declaration of the topics that one definition of the features has for itself."""
     for entity in pipeline.entities:
-        for topic in PER_ENTITY:
-            yield topic.of(pipeline.name, entity), topic
+        if entity != pipeline.source.key:
+            yield BY_ENTITY.of(pipeline.name, entity, definition), BY_ENTITY
+        yield STATE.of(pipeline.name, entity, definition), STATE

@@ -29,7 +29,6 @@ class Events(Process):
         self._intake = Intake(world.view, world.contract)
         self._codec = HopCodec(world.view)
         self._index = index
-        self._first_topic = topics.BY_ENTITY.of(world.pipeline.name, world.view.entities[0])
 
     def _take(self, records: Sequence[Record]) -> None:
         accepted = self._intake.accept(
@@ -42,9 +41,10 @@ class Events(Process):
         hops = accepted.hops
         for value in self._codec.encode_events(hops, 0):
             newest = int(hops.intakes.max())
-            self.world.log.append(self._first_topic, value, available_at=newest)
+            topic = topics.BY_KEY.of(self.world.pipeline.name)
+            self.world.log.append(topic, value, available_at=newest)
         for row, name in enumerate(hops.columns.ids):
-            event = indexed(hops.columns, row, self.world.view.entities)
+            event = indexed(hops.columns, row, self.world.pipeline.key_fields)
             for joined in self._index.add_event(name, event):
                 send_joined(self.world, self._codec, joined)
         counts = self.world.counts
@@ -71,26 +71,27 @@ class Labels(Process):
 
 
 def send_joined(world: World, codec: HopCodec, joined: Joined) -> None:
-    """The outcome, and hops to the entities that fold labels."""
+    """The outcome, and a hop behind its event."""
     name, at = world.pipeline.name, joined.label.available_at
     world.counts[Counter.LABELS_JOINED] += 1
     world.log.append(
-        topics.OUTCOMES.of(name), joined.outcome(), key=joined.id.encode(), available_at=at
+        topics.OUTCOMES.of(name),
+        joined.outcome(world.view.entities),
+        key=joined.id.encode(),
+        available_at=at,
     )
     if joined.version > 1:  # a correction changes no state
         return
-    for entity, key in joined.event.entities.items():
-        if world.view.folds[entity].uses_labels:
-            topic = topics.BY_ENTITY.of(name, entity)
-            for value in codec.encode_labels(_label_hops(joined, key), topics.LABELS.of(name), 0):
-                world.log.append(topic, value, available_at=at)
+    hops = _label_hops(joined, world.pipeline.key_fields)
+    for value in codec.encode_labels(hops, topics.LABELS.of(name), 0):
+        world.log.append(topics.BY_KEY.of(name), value, available_at=at)
 
 
-def _label_hops(joined: Joined, key: str) -> LabelHops:
+def _label_hops(joined: Joined, fields: Sequence[str]) -> LabelHops:
     return LabelHops(
         [joined.id],
         event_hashes([joined.id]),
-        [key],
+        {name: [joined.event.keys.get(name)] for name in fields},
         np.array([joined.event.time]),
         np.array([joined.label.available_at]),
         np.array([joined.label.label], np.float64),
@@ -103,8 +104,8 @@ class Entity(Process):
     """Folds one entity's events and labels, and hands the events on with their values."""
 
     def __init__(self, world: World, entity: str) -> None:
-        name, entities = world.pipeline.name, world.view.entities
-        super().__init__(world, {topics.BY_ENTITY.of(name, entity): self._take})
+        entities = world.view.entities
+        super().__init__(world, {world.view.logs[entity]: self._take})
         self._stage = Stage(world.view, entity)
         self._codec = HopCodec(world.view)
         self._is_first = entity == entities[0]
@@ -117,17 +118,19 @@ class Entity(Process):
 
     def _take(self, records: Sequence[Record]) -> None:
         batches = [self._once(self._codec.decode(r.value, r.offset).hops) for r in records]
-        passed = self._stage.pass_through([hops for hops in batches if len(hops)])
-        if passed is None:
-            return
-        if self._is_first:
-            on_time = int(passed.is_scored.sum())
-            self.world.counts[Counter.ON_TIME] += on_time
-            self.world.counts[Counter.LATE_MERGED] += len(passed) - on_time
-        if self._next is None:
-            self._send_vectors(passed)
-        else:
-            self._send_on(passed, self._next)
+        for labels, events in self._stage.pass_through([hops for hops in batches if len(hops)]):
+            if self._next is not None:
+                self._send_labels(labels, self._next)
+            if events is None:
+                continue
+            if self._is_first:
+                on_time = int(events.is_scored.sum())
+                self.world.counts[Counter.ON_TIME] += on_time
+                self.world.counts[Counter.LATE_MERGED] += len(events) - on_time
+            if self._next is None:
+                self._send_vectors(events)
+            else:
+                self._send_on(events, self._next)
 
     def _once(self, hops: Hops) -> Hops:
         """Without events whose id has been folded already."""
@@ -137,8 +140,14 @@ class Entity(Process):
         self.world.counts[Counter.DUPLICATE] += len(hops) - len(once)
         return once
 
+    def _send_labels(self, labels: Sequence[LabelHops], entity: str) -> None:
+        log = self.world.view.logs[entity]
+        for hops in labels:
+            for value in self._codec.encode_labels(hops, self.world.pipeline.name, 0):
+                self.world.log.append(log, value, available_at=int(hops.intakes.max()))
+
     def _send_on(self, passed: EventHops, entity: str) -> None:
-        topic = topics.BY_ENTITY.of(self.world.pipeline.name, entity)
+        topic = self.world.view.logs[entity]
         for value in self._codec.encode_onward(passed, 0):
             self.world.log.append(topic, value, available_at=int(passed.intakes.max()))
 

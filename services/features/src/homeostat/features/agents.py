@@ -13,7 +13,6 @@ from aiokafka import ConsumerRecord, TopicPartition
 from homeostat.common import kafka, topics
 from homeostat.common.durations import whole_milliseconds
 from homeostat.common.errors import InvalidEvent
-from homeostat.common.schemas.hops import MAX_ROWS
 from homeostat.common.schemas.labels import read_label
 from homeostat.common.windows.rows import NO_TIME
 from homeostat.features.arrivals import Arrival, RawFetch
@@ -23,6 +22,7 @@ from homeostat.features.enrichment import (
     Accepted,
     Counter,
     Intake,
+    Run,
     Stage,
     partition_keys,
     vector_batch,
@@ -46,13 +46,11 @@ class EventsPartition(InputPartition[RawFetch]):
 
     def __init__(self, source: TopicPartition, context: Context) -> None:
         name = context.pipeline
-        super().__init__(
-            source, context, state_topic=topics.POSITIONS.of(name), progress_name=EVENTS
-        )
+        super().__init__(source, context, state_topic=topics.POSITIONS.of(name), progress=EVENTS)
         self._intake = Intake(context.view, context.contract)
         self._index = _label_index(context)
-        self._first = context.view.entities[0]
-        self._first_topic = topics.BY_ENTITY.of(name, self._first)
+        self._key = context.view.pipeline.source.key
+        self._fields = context.view.pipeline.key_fields
         self._joins = JoinedSender(context, source)
 
     def read(self, records: Sequence[ConsumerRecord]) -> RawFetch:
@@ -69,10 +67,10 @@ class EventsPartition(InputPartition[RawFetch]):
         )
         hops = accepted.hops
         outputs: Sending = defaultdict(list)
-        outputs[self._first_topic] += by_target(
+        outputs[topics.BY_KEY.of(self.context.pipeline)] += by_target(
             hops,
-            partition_keys(hops.columns, self._first),
-            self.context.partitions[self._first],
+            partition_keys(hops.columns.strings[self._key], hops.columns.ids),
+            self.context.partitions,
             lambda part: self.context.codec.encode_events(part, self.source.partition),
         )
         for row in accepted.late:
@@ -91,7 +89,7 @@ class EventsPartition(InputPartition[RawFetch]):
         waiting: list[tuple[int, Joined]] = await retried(
             lambda: self._index.add_events(
                 hops.columns,
-                entities=self.context.view.entities,
+                fields=self._fields,
                 partition=self.source.partition,
                 offsets=hops.places,
             ),
@@ -116,10 +114,7 @@ class LabelsPartition(InputPartition[RawFetch]):
 
     def __init__(self, source: TopicPartition, context: Context) -> None:
         super().__init__(
-            source,
-            context,
-            state_topic=topics.POSITIONS.of(context.pipeline),
-            progress_name=LABELS,
+            source, context, state_topic=topics.POSITIONS.of(context.pipeline), progress=LABELS
         )
         self._index = _label_index(context)
         self._joins = JoinedSender(context, source)
@@ -183,22 +178,24 @@ class HopFetch:
 
 
 class StagePartition(InputPartition[HopFetch]):
-    """Folds one entity's events and labels, and hands the events on with their values."""
+    """Folds one entity's events and labels, and hands them on with their values."""
 
     has_rows = True
     must_be_gapless = True
 
     def __init__(self, source: TopicPartition, context: Context, entity: str) -> None:
-        name, entities = context.pipeline, context.view.entities
+        view = context.view
         super().__init__(
             source,
             context,
-            state_topic=topics.STATE.of(name, entity),
-            progress_name=entity,
+            state_topic=topics.STATE.of(context.pipeline, entity, view.definition_hash),
+            progress=entity,
         )
-        self._stage = Stage(context.view, entity)
-        self._is_first = entity == entities[0]
-        self._next = dict(pairwise(entities)).get(entity)
+        self._stage = Stage(view, entity)
+        self._is_first = entity == view.entities[0]
+        self._next = dict(pairwise(view.entities)).get(entity)
+        ahead = view.entities[view.entities.index(entity) + 1 :]
+        self._hands_labels_on = any(view.folds[name].uses_labels for name in ahead)
         settings = context.settings
         self._ids = RecentIds(
             horizon_ms=whole_milliseconds(settings.deduplication_horizon),
@@ -206,22 +203,10 @@ class StagePartition(InputPartition[HopFetch]):
         )
 
     def restore_rows(self, rows: dict[str, bytes], ids: dict[int, bytes]) -> None:
-        fold = self._stage.fold
-        if self.marker.definition not in ("", fold.definition_hash):
-            self._begin_again()
-        else:
-            fold.unpack(
-                self._stage.state, self._stage.state.intern(list(rows)), list(rows.values())
-            )
-            self._stage.state.take_changed()
-            self._ids.restore(ids)
-        self.marker.definition = fold.definition_hash
-
-    def _begin_again(self) -> None:
-        """Fold the topic anew under a changed definition; what was sent is not sent again."""
-        self.marker.emit_from = max(self.marker.emit_from, self.marker.position)
-        self.marker.position = 0
-        self.marker.seen = {}
+        state = self._stage.state
+        self._stage.fold.unpack(state, state.intern(list(rows)), list(rows.values()))
+        state.take_changed()
+        self._ids.restore(ids)
 
     def take_changes(self) -> Changes:
         ids = dict(self._ids.take_changed()) if self._is_first else {}
@@ -252,11 +237,13 @@ class StagePartition(InputPartition[HopFetch]):
             dead_letter(self.context.pipeline, record, error, outputs)
             self.count(Counter.FOREIGN)
         new = [self._new(sent) for sent in fetch.handed_on(traceparents)]
-        passed = self._stage.pass_through([hops for hops in new if len(hops)])
-        if passed is not None and not passed.is_replayed:
-            self.freshness.folded(passed.columns.times)
-        if passed is not None:
-            self._emit(passed, outputs)
+        runs = self._stage.pass_through([hops for hops in new if len(hops)])
+        if passed := [run.events for run in runs if run.events is not None]:
+            self._account(EventHops.joined(passed))
+        if self._next is not None:
+            self._hand_on(runs, self._next, outputs)
+        elif passed:
+            self._emit(EventHops.joined(passed), outputs)
         return Handled(outputs)
 
     def _new(self, sent: Sent) -> Hops:
@@ -269,28 +256,35 @@ class StagePartition(InputPartition[HopFetch]):
         self.count(Counter.DUPLICATE, len(hops) - len(once))
         return once
 
-    def _emit(self, passed: EventHops, outputs: Sending) -> None:
-        """Hand on what has not been before a change of the definition, and fits this one."""
-        counted = passed.where(passed.places >= self.marker.emit_from * MAX_ROWS)
+    def _account(self, passed: EventHops) -> None:
         if self._is_first:
-            on_time = int(counted.is_scored.sum())
+            on_time = int(passed.is_scored.sum())
             self.count(Counter.ON_TIME, on_time)
-            self.count(Counter.LATE_MERGED, len(counted) - on_time)
-        hops = counted.where(counted.fits)
-        self.count(Counter.UNEMITTED, len(counted) - len(hops))
-        if not len(hops):
-            return
-        if self._next is None:
-            self._emit_vectors(hops, outputs)
-            return
-        outputs[topics.BY_ENTITY.of(self.context.pipeline, self._next)] += by_target(
-            hops,
-            partition_keys(hops.columns, self._next),
-            self.context.partitions[self._next],
-            lambda part: self.context.codec.encode_onward(part, self.source.partition),
-        )
+            self.count(Counter.LATE_MERGED, len(passed) - on_time)
+        if not passed.is_replayed:
+            self.freshness.folded(passed.columns.times)
 
-    def _emit_vectors(self, hops: EventHops, outputs: Sending) -> None:
+    def _hand_on(self, runs: Sequence[Run], entity: str, outputs: Sending) -> None:
+        """Send everything to the log of the next entity, in the order of this one."""
+        codec, source = self.context.codec, self.source
+        onward = outputs[self.context.view.logs[entity]]
+        for labels, events in runs:
+            for part in labels if self._hands_labels_on else ():
+                onward += by_target(
+                    part,
+                    partition_keys(part.keys_of(entity), part.ids),
+                    self.context.partitions,
+                    lambda hops: codec.encode_labels(hops, source.topic, source.partition),
+                )
+            if events is not None:
+                onward += by_target(
+                    events,
+                    partition_keys(events.columns.strings[entity], events.columns.ids),
+                    self.context.partitions,
+                    lambda hops: codec.encode_onward(hops, source.partition),
+                )
+
+    def _emit(self, hops: EventHops, outputs: Sending) -> None:
         batch = vector_batch(self.context.view, hops, partition=self.source.partition)
         stamp = str(int(batch.intakes.max())).encode()
         headers = [(kafka.AVAILABLE_AT, stamp)] if batch.is_replayed else []

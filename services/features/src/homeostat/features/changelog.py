@@ -31,15 +31,11 @@ class Marker(msgspec.Struct, array_like=True):
     """Which prefix of an input partition the rows beside it are the fold of, and what it held.
 
     ``seen`` is the last offset by upstream stream and partition: what comes again is dropped.
-    ``emit_from`` is the seam of a changed definition: events before it are folded anew, and not
-    sent again.
     """
 
     epoch: int = 0  # grows with each assignment
     position: int = 0  # next input offset
     pipeline_time: int = 0  # newest intake, epoch ms
-    definition: str = ""
-    emit_from: int = 0
     counters: dict[str, int] = msgspec.field(default_factory=dict)
     seen: dict[str, dict[int, int]] = msgspec.field(default_factory=dict)
 
@@ -50,6 +46,7 @@ class Restored:
     rows: dict[str, bytes] = field(default_factory=dict)
     ids: dict[int, bytes] = field(default_factory=dict)
     input_begins: int = 0  # the first offset that the input still has
+    input_ends: int = 0  # behind its last record
 
     def take(self, marker_key: bytes, key: bytes, value: bytes | None) -> None:
         """Apply one record; a later one of the same key stands."""
@@ -96,7 +93,9 @@ class Changelog:
             partition = TopicPartition(self._topic, self._partition)
             end = (await reader.end_offsets([partition]))[partition]
             first = await reader.beginning_offsets([self._source])
+            last = await reader.end_offsets([self._source])
             restored.input_begins = first[self._source]
+            restored.input_ends = last[self._source]
             while await reader.position(partition) < end:
                 for records in (await reader.getmany(timeout_ms=200)).values():
                     for record in records:
@@ -124,12 +123,11 @@ async def open_changelog(
     source: TopicPartition,
     topic: str,
     *,
-    group: str,
     bootstrap_servers: str,
     transaction_timeout: timedelta,
 ) -> Changelog:
     """Take over a partition: its predecessor's transaction ends here, and no other will begin."""
-    identity = f"{group}-{source.topic}-{source.partition}"
+    identity = f"{topic}-{source.topic}-{source.partition}"
     producer = kafka.producer(
         bootstrap_servers,
         client_id=identity,

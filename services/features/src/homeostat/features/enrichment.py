@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 import numpy as np
 
 from homeostat.common.durations import whole_milliseconds
 from homeostat.common.errors import InvalidEvent
-from homeostat.common.event_columns import EventColumns, event_hashes
+from homeostat.common.event_columns import event_hashes
 from homeostat.common.events import EventContract
 from homeostat.common.feature_store.views import FeatureView, Vectors
 from homeostat.common.schemas.vectors import VectorBatch
@@ -41,7 +42,6 @@ class Counter(StrEnum):
     FOREIGN = "foreign"  # on an internal topic, and none of ours: dead-lettered
     REPEATED = "repeated"  # sent again after a crash, and dropped by its source
     LOST = "lost"  # expired from the topic before they were read
-    UNEMITTED = "unemitted"  # computed under two definitions at once: folded, no vector
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,6 @@ class Intake:
             age <= self._freshness,
             places[rows],
             self._view.unanswered(rows.size),
-            np.ones(rows.size, np.bool_),
             [traceparents[row] for row in parsed.rows],
             is_replayed,
         )
@@ -97,12 +96,9 @@ class Intake:
         )
 
 
-def partition_keys(columns: EventColumns, entity: str) -> list[bytes]:
-    """The keys by which events find the partition of an entity; a null key spreads by event id."""
-    return [
-        (name if key is None else key).encode()
-        for key, name in zip(columns.strings[entity], columns.ids, strict=True)
-    ]
+def partition_keys(keys: Sequence[str | None], ids: Sequence[str]) -> list[bytes]:
+    """The keys by which hops find their partition; a null key spreads by event id."""
+    return [(name if key is None else key).encode() for key, name in zip(keys, ids, strict=True)]
 
 
 def vector_batch(view: FeatureView, hops: EventHops, *, partition: int) -> VectorBatch:
@@ -127,44 +123,58 @@ def vector_batch(view: FeatureView, hops: EventHops, *, partition: int) -> Vecto
     )
 
 
+class Run(NamedTuple):
+    """Labels, and the events that follow them, of which none is judged by one of them."""
+
+    labels: Sequence[LabelHops]
+    events: EventHops | None
+
+
 class Stage:
-    """One entity's fold of one partition: hops in, events with values out."""
+    """One entity's fold of one partition: hops in, hops with values out."""
 
     def __init__(self, view: FeatureView, entity: str) -> None:
         self.fold: EntityFold = view.folds[entity]
         self.state: State = self.fold.new_state()
         self._view = view
         self._entity = entity
+        ahead = view.entities[view.entities.index(entity) :]
+        self._folding_labels = [name for name in ahead if view.folds[name].uses_labels]
 
-    def pass_through(self, batches: Sequence[Hops]) -> EventHops | None:
+    def pass_through(self, batches: Sequence[Hops]) -> list[Run]:
         """Fold events and labels in the order of the log, and give each event its values.
 
         Labels commute with events of other keys, so that only labels that follow an event of one
-        of their own keys divide the work.
+        of their own keys, of this entity or of one to come, divide the work. They are left out
+        where nobody folds them any more.
         """
-        passed: list[EventHops] = []
+        runs: list[Run] = []
         labels: list[LabelHops] = []
         events: list[EventHops] = []
-        touched: set[str | None] = set()
+        touched: dict[str, set[str | None]] = {name: set() for name in self._folding_labels}
         for hops in batches:
             if isinstance(hops, EventHops):
                 events.append(hops)
-                if self.fold.uses_labels:
-                    touched.update(hops.columns.strings[self._entity])
-            elif self.fold.uses_labels:
-                if not touched.isdisjoint(hops.keys):
-                    passed.append(self._fold(labels, events))
-                    labels, events, touched = [], [], set()
+                for name, keys in touched.items():
+                    keys.update(hops.columns.strings[name])
+            elif self._folding_labels:
+                if any(_meet(keys, hops.keys_of(name)) for name, keys in touched.items()):
+                    runs.append(self._run(labels, events))
+                    labels, events = [], []
+                    touched = {name: set() for name in self._folding_labels}
                 labels.append(hops)
-        if events:
-            passed.append(self._fold(labels, events))
-        else:
-            self._fold_labels(labels)
-        return EventHops.joined(passed) if passed else None
+        if labels or events:
+            runs.append(self._run(labels, events))
+        return runs
 
-    def _fold(self, labels: Sequence[LabelHops], events: Sequence[EventHops]) -> EventHops:
-        self._fold_labels(labels)
-        hops = EventHops.joined(events)
+    def _run(self, labels: Sequence[LabelHops], events: Sequence[EventHops]) -> Run:
+        if self.fold.uses_labels:
+            self._fold_labels(labels)
+        return Run(labels, self._fold_events(EventHops.joined(events)) if events else None)
+
+    def _fold_events(self, hops: EventHops) -> EventHops:
+        if not self.fold.features:  # the source's key, of which nothing is asked
+            return hops
         numbers = self.state.intern(hops.columns.strings[self._entity])
         folded = self.fold.fold_events(
             self.state, numbers, self._view.events(self._entity, hops.columns, hops.hashes)
@@ -176,6 +186,10 @@ class Stage:
         for hops in labels:
             self.fold.fold_labels(
                 self.state,
-                self.state.intern(hops.keys),
+                self.state.intern(hops.keys_of(self._entity)),
                 self.fold.labels(hops.times, hops.hashes, hops.labels),
             )
+
+
+def _meet(touched: set[str | None], keys: Sequence[str | None]) -> bool:
+    return any(key is not None and key in touched for key in keys)

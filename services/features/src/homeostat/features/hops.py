@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any, NamedTuple, TypeVar
@@ -29,10 +29,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class EventHops:
-    """``n`` events at a point of their way; ``places`` is where they lie in the log read last.
-
-    ``fits[n]`` says that ``aggregates[n]`` was computed under the definition in use.
-    """
+    """``n`` events at a point of their way; ``places`` is where they lie in the log read last."""
 
     columns: EventColumns
     hashes: U64  # of the ids
@@ -40,7 +37,6 @@ class EventHops:
     is_scored: Mask
     places: I64
     aggregates: Vectors
-    fits: Mask
     traceparents: Sequence[str | None]
     is_replayed: bool
 
@@ -56,7 +52,6 @@ class EventHops:
             self.is_scored[rows],
             self.places[rows],
             Vectors(self.aggregates.values[rows], self.aggregates.statuses[rows]),
-            self.fits[rows],
             [self.traceparents[row] for row in rows.tolist()],
             self.is_replayed,
         )
@@ -79,7 +74,6 @@ class EventHops:
                 np.concatenate([part.aggregates.values for part in parts]),
                 np.concatenate([part.aggregates.statuses for part in parts]),
             ),
-            np.concatenate([part.fits for part in parts]),
             list(chain.from_iterable(part.traceparents for part in parts)),
             any(part.is_replayed for part in parts),
         )
@@ -87,11 +81,11 @@ class EventHops:
 
 @dataclass(frozen=True)
 class LabelHops:
-    """``n`` joined labels of one entity."""
+    """``n`` joined labels; ``keys`` by every field that may be an entity's key."""
 
     ids: list[str]
     hashes: U64
-    keys: list[str]
+    keys: Mapping[str, Sequence[str | None]]
     times: I64  # of the events
     intakes: I64
     labels: F64
@@ -106,7 +100,7 @@ class LabelHops:
         return LabelHops(
             [self.ids[row] for row in picked],
             self.hashes[rows],
-            [self.keys[row] for row in picked],
+            {name: [column[row] for row in picked] for name, column in self.keys.items()},
             self.times[rows],
             self.intakes[rows],
             self.labels[rows],
@@ -116,6 +110,10 @@ class LabelHops:
 
     def where(self, mask: Mask) -> LabelHops:
         return self if mask.all() else self.take(np.flatnonzero(mask))
+
+    def keys_of(self, entity: str) -> Sequence[str | None]:
+        """The keys of an entity; null if its field is newer than the labels."""
+        return self.keys.get(entity) or [None] * len(self)
 
 
 Hops = EventHops | LabelHops
@@ -158,11 +156,11 @@ class HopCodec:
 
     def encode_events(self, hops: EventHops, source: int) -> Iterator[bytes]:
         """Records of hops that come from the partition ``source``, before any entity's values."""
-        return self._encode_events(hops, source, aggregates="")
+        return self._encode_events(hops, source, is_passed=False)
 
     def encode_onward(self, hops: EventHops, source: int) -> Iterator[bytes]:
         """The same, with the values of the entities that they have passed."""
-        return self._encode_events(hops, source, aggregates=self._view.aggregates_hash)
+        return self._encode_events(hops, source, is_passed=True)
 
     def encode_labels(self, hops: LabelHops, stream: str, source: int) -> Iterator[bytes]:
         """Records of labels that come from a partition of the topic ``stream``."""
@@ -174,7 +172,7 @@ class HopCodec:
                 sources=part.places.tobytes(),
                 ids=part.ids,
                 hashes=part.hashes.tobytes(),
-                keys=part.keys,
+                keys={name: [*column] for name, column in part.keys.items()},
                 times=part.times.tobytes(),
                 intakes=part.intakes.tobytes(),
                 labels=part.labels.tobytes(),
@@ -200,7 +198,7 @@ class HopCodec:
                 f"not a record of ours: {why_unreadable(error)}", reason=Reason.UNPARSABLE
             ) from error
 
-    def _encode_events(self, hops: EventHops, source: int, *, aggregates: str) -> Iterator[bytes]:
+    def _encode_events(self, hops: EventHops, source: int, *, is_passed: bool) -> Iterator[bytes]:
         def batch(part: EventHops) -> EventBatch:
             values, statuses = part.aggregates
             return EventBatch(
@@ -214,9 +212,8 @@ class HopCodec:
                 strings=dict(part.columns.strings),
                 numbers={name: column.tobytes() for name, column in part.columns.numbers.items()},
                 categories=self._categories,
-                aggregates=aggregates,
-                values=values.tobytes() if aggregates else b"",
-                statuses=statuses.tobytes() if aggregates else b"",
+                values=values.tobytes() if is_passed else b"",
+                statuses=statuses.tobytes() if is_passed else b"",
                 is_replayed=part.is_replayed,
                 traceparents=_unless_empty(part.traceparents),
             )
@@ -225,9 +222,8 @@ class HopCodec:
 
     def _events(self, batch: EventBatch, offset: int) -> EventHops:
         count = len(batch.ids)
-        fits = batch.aggregates in ("", self._view.aggregates_hash)
         aggregates = self._view.unanswered(count)
-        if fits and batch.aggregates:
+        if batch.values:
             shape = aggregates.values.shape
             aggregates = Vectors(
                 np.frombuffer(batch.values).reshape(shape).copy(),
@@ -245,7 +241,6 @@ class HopCodec:
             np.frombuffer(batch.is_scored, np.bool_),
             places(offset, count),
             aggregates,
-            np.full(count, fits),
             batch.traceparents or [None] * count,
             batch.is_replayed,
         )
@@ -320,7 +315,7 @@ def _checked(sent: Sent) -> Sent:
             *events.numbers.values(),
         ]
     else:
-        columns += [hops.keys, hops.times, hops.labels]
+        columns += [*hops.keys.values(), hops.times, hops.labels]
     if any(len(column) != count for column in columns) or not 0 < count <= MAX_ROWS:
         raise ValueError(f"its columns are not all of the same 1 to {MAX_ROWS} rows")
     return sent

@@ -26,11 +26,11 @@ from homeostat.features.scripts import Script
 CHUNK = 200  # ids a script call: Redis serves nobody else while it runs
 
 # An id has two keys below the index's own: `e:<id>` is the event, a MessagePack array of partition,
-# offset, time, then name and key of each entity; `l:<id>` is the hash of its label: n versions, o
-# offset of the last label record; for version i: l{i} label, v{i} its value, p{i} its offset, j{i}
-# which side joined it. All that is given is one MessagePack argument, in columns: to pack each id's
-# alone, keys among them, costs more than all else together. Redis knows its older form, without
-# bytes: labels are JSON in it.
+# offset, time, then name and value of each key field; `l:<id>` is the hash of its label: n
+# versions, o offset of the last label record; for version i: l{i} label, v{i} its value, p{i} its
+# offset, j{i} which side joined it. All that is given is one MessagePack argument, in columns: to
+# pack each id's alone, keys among them, costs more than all else together. Redis knows its older
+# form, without bytes: labels are JSON in it.
 _INDEX_EVENTS = """
 local ttl, given, answers = ARGV[1], cmsgpack.unpack(ARGV[2]), {}
 local partition, ids, offsets, times, names, keys =
@@ -132,11 +132,11 @@ class LabelIndex:
         self._index_labels = Script(redis, _INDEX_LABELS)
 
     async def add_events(
-        self, events: EventColumns, *, entities: Sequence[str], partition: int, offsets: I64
+        self, events: EventColumns, *, fields: Sequence[str], partition: int, offsets: I64
     ) -> list[tuple[int, Joined]]:
         """Index events with their places; labels that were waiting, each with its event's row."""
         ids, places, times = events.ids, offsets.tolist(), events.times.tolist()
-        keys = [events.strings[entity] for entity in entities]
+        keys = [events.strings[name] for name in fields]
         joined: list[tuple[int, Joined]] = []
         for first, answers in await self._run(
             self._index_events,
@@ -146,13 +146,13 @@ class LabelIndex:
                 ids[part],
                 places[part],
                 times[part],
-                entities,
+                fields,
                 [column[part] for column in keys],
             ),
         ):
             for number, *found in answers:
                 row = first + number - 1
-                event = indexed(events, row, entities)
+                event = indexed(events, row, fields)
                 joined += [
                     (row, Joined(ids[row], event, _decode_label(label), int(version)))
                     for version, label in zip(found[::2], found[1::2], strict=True)
@@ -196,8 +196,8 @@ def _label_answer(name: str, label: KnownLabel, answer: list[Any]) -> LabelAnswe
 
 
 def _known_event(packed: bytes) -> IndexedEvent:
-    _partition, _offset, time, *entities = _unpack(packed)
-    return IndexedEvent(time, dict(zip(entities[::2], entities[1::2], strict=True)))
+    _partition, _offset, time, *keys = _unpack(packed)
+    return IndexedEvent(time, dict(zip(keys[::2], keys[1::2], strict=True)))
 
 
 _pack = msgspec.msgpack.Encoder().encode

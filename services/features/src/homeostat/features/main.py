@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -15,16 +15,19 @@ from prometheus_client import REGISTRY
 from redis.asyncio import Redis
 
 from homeostat.common import kafka, telemetry, topics
+from homeostat.common.feature_store.definitions import Definition
 from homeostat.common.feature_store.reading import OnlineRows, open_redis
 from homeostat.common.grpc_serving import GrpcServer
 from homeostat.common.health import Health
 from homeostat.common.http import application, serve
 from homeostat.common.kafka import Installation
 from homeostat.common.pipeline import Snapshot
+from homeostat.common.schemas.rollouts import RolloutSnapshot
 from homeostat.common.windows.warm_up import warm_up
 from homeostat.features import api
 from homeostat.features.audit.api import routes as audit_routes
 from homeostat.features.audit.auditors import Auditors
+from homeostat.features.keeping import DefinitionKeeper
 from homeostat.features.metrics import WorkerCollector
 from homeostat.features.offline.api import routes as offline_routes
 from homeostat.features.offline.writers import Writers
@@ -51,8 +54,9 @@ class _Parts:
     auditors: Auditors
     redis: Redis
     read_redis: Redis
+    keeper: DefinitionKeeper
     snapshots: kafka.CompactedView[Snapshot]
-    versions: kafka.CompactedView[Announced]
+    followed: Sequence[kafka.CompactedView[Any]]  # snapshots last: they start the work
     reader: FeatureReader
     catalogue: Catalogue
     grpc_server: GrpcServer
@@ -76,14 +80,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
                 stack.push_async_callback(redis.aclose)
             topics_task = asyncio.create_task(_ensure_topics(settings.kafka_bootstrap_servers))
             stack.callback(topics_task.cancel)
-            await parts.snapshots.start()
-            await parts.versions.start()
+            for view in parts.followed:
+                await view.start()
+            parts.keeper.start()
             await parts.grpc_server.start()
             yield
             health.is_draining = True
             await parts.grpc_server.stop()
-            await parts.versions.stop()
-            await parts.snapshots.stop()
+            await parts.keeper.stop()
+            for view in parts.followed:
+                await view.stop()
             await parts.auditors.stop()
             await asyncio.gather(parts.workers.stop(), parts.writers.stop())
 
@@ -100,7 +106,14 @@ def _parts(settings: Settings) -> _Parts:
     def is_informed() -> bool:
         return snapshots.is_usable
 
-    workers, writers = Workers(settings, is_informed), Writers(settings, is_informed)
+    def pinned(pipeline: str) -> Iterable[str]:
+        rollout = rollouts.values.get(pipeline)
+        models = () if rollout is None else (rollout.champion, rollout.challenger)
+        announced = [versions.values.get(f"{pipeline}/{model}") for model in models]
+        return {each.definition_hash for each in announced if each is not None}
+
+    workers = Workers(settings, is_informed, pinned)
+    writers = Writers(settings, is_informed)
 
     def follow(name: str, snapshot: Snapshot | None) -> None:
         workers.follow(name, snapshot)
@@ -123,8 +136,21 @@ def _parts(settings: Settings) -> _Parts:
         is_newer=lambda new, old: new.generation >= old.generation,
         **following,
     )
+    definitions = kafka.CompactedView(
+        topics.DEFINITIONS, Definition.decode, on_change=workers.follow_definition, **following
+    )
     versions = kafka.CompactedView(
-        topics.MODEL_VERSIONS, msgspec.json.Decoder(Announced).decode, **following
+        topics.MODEL_VERSIONS,
+        msgspec.json.Decoder(Announced).decode,
+        on_change=lambda key, _: workers.look_again(key.rpartition("/")[0]),
+        **following,
+    )
+    rollouts = kafka.CompactedView(
+        topics.ROLLOUTS,
+        msgspec.json.Decoder(RolloutSnapshot).decode,
+        on_change=lambda pipeline, _: workers.look_again(pipeline),
+        is_newer=lambda new, old: new.order >= old.order,
+        **following,
     )
     auditors = Auditors(settings, is_informed, features_of)
     url = str(settings.redis_url)
@@ -138,14 +164,23 @@ def _parts(settings: Settings) -> _Parts:
         workers.view,
         max_rows=settings.read_max_rows,
     )
+    redis = Redis.from_url(url, socket_timeout=2.0, socket_connect_timeout=1.0)
+    followed = (definitions, versions, rollouts, snapshots)
     return _Parts(
         workers=workers,
         writers=writers,
         auditors=auditors,
-        redis=Redis.from_url(url, socket_timeout=2.0, socket_connect_timeout=1.0),
+        keeper=DefinitionKeeper(
+            workers,
+            redis,
+            settings,
+            partitions=partitions,
+            is_informed=lambda: all(view.is_caught_up for view in followed),
+        ),
+        redis=redis,
         read_redis=read_redis,
         snapshots=snapshots,
-        versions=versions,
+        followed=followed,
         reader=reader,
         catalogue=Catalogue(
             read_redis,

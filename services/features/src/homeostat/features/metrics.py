@@ -19,6 +19,7 @@ from homeostat.features.reports import Report
 from homeostat.features.supervision import WorkerSupervisor
 
 _BOUNDS = (*map(str, BUCKET_SECONDS), "+Inf")
+_WORKER_LABELS = ("pipeline", "definition")
 _LAG_LABELS = ("group", "topic", "partition")
 
 
@@ -27,7 +28,7 @@ class WorkerCollector(Collector):
 
     def __init__(
         self,
-        workers: Callable[[], Mapping[str, WorkerSupervisor]],
+        workers: Callable[[], Iterable[WorkerSupervisor]],
         *,
         now: Callable[[], float] = time.time,
     ) -> None:
@@ -38,12 +39,12 @@ class WorkerCollector(Collector):
         records = CounterMetricFamily(
             "features_records",
             "Records by what became of them, as committed with the state.",
-            labels=("pipeline", "topic", "partition", "fate"),
+            labels=(*_WORKER_LABELS, "topic", "partition", "fate"),
         )
         positions = GaugeMetricFamily(
             "features_position_offset",
             "Next input offset of a partition.",
-            labels=("pipeline", "topic", "partition"),
+            labels=(*_WORKER_LABELS, "topic", "partition"),
         )
         behind = GaugeMetricFamily(
             "kafka_consumer_lag_records",
@@ -58,30 +59,31 @@ class WorkerCollector(Collector):
         )
         restarts = CounterMetricFamily(
             "features_worker_restarts",
-            "Times that a pipeline's worker was started again.",
-            labels=("pipeline",),
+            "Times that a definition's worker was started again.",
+            labels=_WORKER_LABELS,
         )
         restore = GaugeMetricFamily(
             "features_restore_seconds",
             "How long the last take-over of partitions lasted.",
-            labels=("pipeline",),
+            labels=_WORKER_LABELS,
         )
         freshness = HistogramMetricFamily(
             "features_freshness_seconds",
             "From an event's time until a read can find it in an entity's row; replays left out.",
-            labels=("pipeline", "topic"),
+            labels=(*_WORKER_LABELS, "topic"),
         )
         up = GaugeMetricFamily(
-            "features_worker_up", "Whether a pipeline's worker runs.", labels=("pipeline",)
+            "features_worker_up", "Whether a definition's worker runs.", labels=_WORKER_LABELS
         )
-        for name, worker in self._workers().items():
-            restarts.add_metric((name,), worker.restarts)
-            restore.add_metric((name,), worker.report.restore_seconds)
-            up.add_metric((name,), int(worker.is_running))
+        for worker in self._workers():
+            name = (worker.job.pipeline, worker.job.definition)
+            restarts.add_metric(name, worker.restarts)
+            restore.add_metric(name, worker.report.restore_seconds)
+            up.add_metric(name, int(worker.is_running))
             for part in worker.report.partitions:
-                place = (name, part.topic, str(part.partition))
+                place = (*name, part.topic, str(part.partition))
                 positions.add_metric(place, part.position)
-                source = (f"features-{name}", *place[1:])
+                source = (worker.job.group, part.topic, str(part.partition))
                 behind.add_metric(source, part.end - part.position)
                 if part.current_at:
                     seconds = self._now() - part.current_at / 1000
@@ -91,7 +93,7 @@ class WorkerCollector(Collector):
             for topic, (counts, total) in _freshness(worker.report).items():
                 cumulated = zip(_BOUNDS, accumulate(counts), strict=True)
                 buckets = [(bound, float(count)) for bound, count in cumulated]
-                freshness.add_metric((name, topic), buckets, total)
+                freshness.add_metric((*name, topic), buckets, total)
         return (records, positions, behind, behind_seconds, restarts, restore, freshness, up)
 
 

@@ -1,9 +1,9 @@
 """What becomes of a label: joined with its event once, parked until it comes, or a correction.
 
 The label index answers in versions. This module turns its answers into what is sent: an `Outcome`
-for each version, and for the first one a label to every entity whose state folds labels. A
-correction is a new outcome and leaves the state as it was: a fold cannot take back what it has
-folded.
+for each version, and for the first one a label on the log of the source's key, from where it takes
+the way of the events. A correction is a new outcome and leaves the state as it was: a fold cannot
+take back what it has folded.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ class IndexedEvent:
     """What the label index knows of an event."""
 
     time: int  # epoch ms
-    entities: dict[str, str]  # keys; one that is null is left out
+    keys: dict[str, str]  # by field that may be an entity's key; one that is null is left out
 
 
-def indexed(events: EventColumns, row: int, entities: Sequence[str]) -> IndexedEvent:
+def indexed(events: EventColumns, row: int, fields: Sequence[str]) -> IndexedEvent:
     """One of many events, as the label index knows it."""
-    keys = ((entity, events.strings[entity][row]) for entity in entities)
-    known = {entity: key for entity, key in keys if key is not None}
-    return IndexedEvent(int(events.times[row]), known)
+    keys = ((name, events.strings[name][row]) for name in fields)
+    return IndexedEvent(
+        int(events.times[row]), {name: key for name, key in keys if key is not None}
+    )
 
 
 class KnownLabel(msgspec.Struct, frozen=True, array_like=True):
@@ -48,14 +49,16 @@ class Joined:
     label: KnownLabel
     version: int
 
-    def outcome(self) -> bytes:
+    def outcome(self, entities: Sequence[str]) -> bytes:
+        """What everybody is told, with the keys of the pipeline's entities."""
+        keys = self.event.keys
         return _encode(
             Outcome(
                 self.id,
                 self.label.label,
                 self.event.time,
                 self.label.available_at,
-                self.event.entities,
+                {name: keys[name] for name in entities if name in keys},
                 self.version,
             )
         )

@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -28,13 +29,14 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from homeostat.common import telemetry
 from homeostat.common.events import EventContract
-from homeostat.common.feature_store.online import Progress, progress_key
+from homeostat.common.feature_store.online import Progress
 from homeostat.common.feature_store.views import FeatureView
 from homeostat.features import enrichment
 from homeostat.features.changelog import Changelog, Changes, Marker, open_changelog
 from homeostat.features.freshness import Freshness
 from homeostat.features.hops import I64, HopCodec
 from homeostat.features.materializer import Answer, Materializer
+from homeostat.features.progress import input_key
 from homeostat.features.publisher import Outputs, Publisher
 from homeostat.features.settings import Settings
 
@@ -57,7 +59,7 @@ class Fenced(Exception):
 
 
 class InputLost(Exception):
-    """Records of an internal topic are missing: a fold over the gap would be wrong."""
+    """Records are missing: a fold over the gap would be wrong, or everything new taken for old."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,7 @@ class Context:
     view: FeatureView
     contract: EventContract
     codec: HopCodec
-    partitions: Mapping[str, int]  # how many an entity's log has
+    partitions: int  # of every log
     group: str
     redis: Redis
     publisher: Publisher
@@ -86,6 +88,7 @@ class Cut:
     """A state at a position, ready to be settled."""
 
     marker: Marker
+    current_at: int
     changes: Changes
     online_rows: dict[str, bytes]
     is_whole: bool  # every row is in online_rows
@@ -131,22 +134,21 @@ class InputPartition(ABC, Generic[F]):
     must_be_gapless = False
 
     def __init__(
-        self, source: TopicPartition, context: Context, *, state_topic: str, progress_name: str
+        self, source: TopicPartition, context: Context, *, state_topic: str, progress: str
     ) -> None:
         self.source = source
         self.context = context
         self.marker = Marker()
         self.current_at = 0  # epoch ms: all that the broker had then is taken in
+        self._told_at = 0  # the same, as the online store knows it
         self.freshness = Freshness()
         self._state_topic = state_topic
         self._materializer = Materializer(
             context.redis,
             pipeline=context.pipeline,
             definition_hash=context.view.definition_hash,
-            entity=progress_name,
-            progress=progress_key(
-                context.pipeline, context.view.definition_hash, progress_name, source.partition
-            ),
+            entity=progress,
+            progress=input_key(context.view, progress, source.partition),
         )
         self._changelog: Changelog | None = None
         self._deliveries: deque[asyncio.Task[None]] = deque()
@@ -195,17 +197,26 @@ class InputPartition(ABC, Generic[F]):
         self._changelog = await open_changelog(
             self.source,
             self._state_topic,
-            group=self.context.group,
             bootstrap_servers=settings.kafka_bootstrap_servers,
             transaction_timeout=settings.transaction_timeout,
         )
         restored = await self._changelog.restore(settings.kafka_bootstrap_servers)
         self.marker = restored.marker
         self.restore_rows(restored.rows, restored.ids)
+        self._check_end(restored.input_ends)
         self._skip_lost(restored.input_begins)
         await self._begin_epoch()
         self._settling = asyncio.create_task(self._settle(), name=f"settle {self.source}")
         return self.marker.position
+
+    def _check_end(self, end: int) -> None:
+        """A topic that ends before what was read is another one, or has lost records."""
+        if end < self.marker.position:
+            raise InputLost(
+                f"{self.source} ends at {end}, but was read to {self.marker.position}: was the "
+                "topic deleted and made anew? Its offsets are the identity of its records: publish "
+                "the pipeline under another name"
+            )
 
     def _skip_lost(self, begins: int) -> None:
         """Go on behind a range that the topic has expired, and keep account of it."""
@@ -221,6 +232,7 @@ class InputPartition(ABC, Generic[F]):
     async def _begin_epoch(self) -> None:
         stored = await retried(self._materializer.stored, what="progress")
         self.marker.epoch = max(self.marker.epoch, stored.epoch if stored else 0) + 1
+        self.current_at = self._told_at = stored.current_at if stored else 0
         self._rewrites_all = stored is None or stored.offset < self.marker.position
         self._cut_marker = _copy(self.marker)
         await self._commit()
@@ -275,12 +287,20 @@ class InputPartition(ABC, Generic[F]):
             await asyncio.wait([self._deliveries[0]])
             self._forget_delivered()
 
-    def confirm(self) -> None:
-        """The broker has nothing that is not here: have the online store say so anew.
+    def look(self, end: int, at: int, *, tell_every: timedelta) -> None:
+        """The topic ended at ``end`` at an instant (epoch ms): if nothing was left, note it.
 
-        Readers take rows whose progress is old for stale; an input without traffic is not.
+        The online store is told so often, and at once after a backlog.
         """
-        self._woken.set()
+        try:
+            self._check_end(end)
+        except InputLost as error:
+            self.context.fail(error)
+        if self.marker.position < end:
+            return
+        self.current_at = max(self.current_at, at)
+        if self.current_at - self._told_at >= tell_every / timedelta(milliseconds=1):
+            self._woken.set()
 
     def _unread(self, records: Sequence[ConsumerRecord]) -> Sequence[ConsumerRecord]:
         position = self.marker.position
@@ -387,15 +407,21 @@ class InputPartition(ABC, Generic[F]):
         online_rows = self.all_rows() if self._rewrites_all else changes.rows
         deliveries = tuple(self._deliveries)
         times = self.freshness.take()
-        return Cut(_copy(self.marker), changes, online_rows, self._rewrites_all, times, deliveries)
+        return Cut(
+            _copy(self.marker),
+            self.current_at,
+            changes,
+            online_rows,
+            self._rewrites_all,
+            times,
+            deliveries,
+        )
 
     async def _materialize(self, cut: Cut) -> None:
         if cut.is_whole:
             self._materializer.start_over()
         marker = cut.marker
-        progress = Progress(
-            marker.epoch, marker.position, round(time.time() * 1000), marker.pipeline_time
-        )
+        progress = Progress(marker.epoch, marker.position, cut.current_at, marker.pipeline_time)
         try:
             answer = await self._materializer.write(cut.online_rows, progress)
         except STORE_AWAY as error:
@@ -407,6 +433,7 @@ class InputPartition(ABC, Generic[F]):
             return
         if answer is Answer.OUTDATED:
             raise Fenced(f"{self.source} has a newer owner")
+        self._told_at = cut.current_at
         self._rewrites_all = answer is Answer.LOST
         if self._rewrites_all:
             self.freshness.put_back(cut.event_times)

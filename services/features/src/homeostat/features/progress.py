@@ -13,16 +13,23 @@ from homeostat.common.feature_store.online import decode_progress, progress_key
 from homeostat.common.feature_store.views import FeatureView
 
 EVENTS, LABELS = "-events", "-labels"  # their names among the keys: no field is called so
+INTAKE = "intake"  # in the place of a definition: both are read once, whatever the features are
 
 
 def inputs(view: FeatureView) -> Mapping[str, str]:
-    """Every input topic of a pipeline's worker, with its name among the progress keys."""
+    """Every input topic of a pipeline, with its name among the progress keys."""
     name = view.pipeline.name
     return {
         topics.EVENTS.of(name): EVENTS,
         topics.LABELS.of(name): LABELS,
-        **{topics.BY_ENTITY.of(name, entity): entity for entity in view.entities},
+        **{log: entity for entity, log in view.logs.items()},
     }
+
+
+def input_key(view: FeatureView, name: str, partition: int) -> bytes:
+    """The progress key of a partition of one of them."""
+    definition = INTAKE if name in (EVENTS, LABELS) else view.definition_hash
+    return progress_key(view.pipeline.name, definition, name, partition)
 
 
 async def read_progress(redis: Redis, view: FeatureView, *, partitions: int) -> dict[str, object]:
@@ -31,9 +38,8 @@ async def read_progress(redis: Redis, view: FeatureView, *, partitions: int) -> 
     Raises:
         TransientError: the store is away.
     """
-    name, definition = view.pipeline.name, view.definition_hash
     places = [
-        (topic, part, progress_key(name, definition, short, part))
+        (topic, part, input_key(view, short, part))
         for topic, short in inputs(view).items()
         for part in range(partitions)
     ]

@@ -1,4 +1,4 @@
-"""One worker process a pipeline: started, watched by its progress, started again.
+"""One worker process a definition: started, watched by its progress, started again.
 
 A worker is judged from outside, by what it says of its positions and by what Kafka says of the
 ends. A loop that turns is no proof of life: a worker that has lag and stands still is ended.
@@ -20,6 +20,7 @@ from pathlib import Path
 import msgspec
 
 from homeostat.common.pipeline import Snapshot
+from homeostat.common.topics import HASH_LENGTH
 from homeostat.features.reports import Report
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,11 @@ HEALTHY_SECONDS = 60.0  # a worker that lived so long starts again at once
 CHECK_SECONDS = 2.0
 STARTUP_SECONDS = 120.0
 STOP_SECONDS = 15.0
+
+
+def group_of(pipeline: str, definition_hash: str) -> str:
+    return f"features-{pipeline}-{definition_hash[:HASH_LENGTH]}"
+
 
 Ends = Callable[[list[tuple[str, int]]], Awaitable[Mapping[tuple[str, int], int]]]
 
@@ -60,13 +66,41 @@ class Watchdog:
         return found
 
 
-class WorkerSupervisor:
-    """Keeps the worker of one pipeline running on its newest snapshot."""
+@dataclass(frozen=True)
+class Job:
+    """What a worker does: it folds a definition's features, and reads raw input if it shall."""
 
-    def __init__(
-        self, snapshot: Snapshot, *, folder: Path, ends: Ends, patience_seconds: float
-    ) -> None:
-        self.snapshot = snapshot
+    snapshot: Snapshot
+    definition_hash: str
+    has_intake: bool
+
+    @property
+    def pipeline(self) -> str:
+        return self.snapshot.pipeline.name
+
+    @property
+    def definition(self) -> str:
+        """The definition's short name, as topics and metrics have it."""
+        return self.definition_hash[:HASH_LENGTH]
+
+    @property
+    def group(self) -> str:
+        """The consumer group of all workers of the definition."""
+        return group_of(self.pipeline, self.definition_hash)
+
+    def is_same(self, other: Job) -> bool:
+        return (self.snapshot.content_hash, self.definition_hash, self.has_intake) == (
+            other.snapshot.content_hash,
+            other.definition_hash,
+            other.has_intake,
+        )
+
+
+class WorkerSupervisor:
+    """Keeps the worker of one definition running, on the newest snapshot that has it."""
+
+    def __init__(self, job: Job, *, folder: Path, ends: Ends, patience_seconds: float) -> None:
+        self.job = job
         self.report = Report([], 0.0)
         self.restarts = 0
         self._folder = folder
@@ -82,8 +116,8 @@ class WorkerSupervisor:
         return self._process is not None and self._process.returncode is None
 
     def start(self) -> None:
-        name = self.snapshot.pipeline.name
-        self._task = asyncio.create_task(self._keep_running(), name=f"worker of {name}")
+        name = f"worker of {self.job.group}"
+        self._task = asyncio.create_task(self._keep_running(), name=name)
 
     async def stop(self) -> None:
         """Let the worker drain; force it when it does not."""
@@ -93,12 +127,11 @@ class WorkerSupervisor:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
 
-    async def change(self, snapshot: Snapshot) -> None:
-        """Go on under a new definition."""
-        if snapshot.content_hash == self.snapshot.content_hash:
-            return
-        self.snapshot = snapshot
-        await self._end()
+    async def change(self, job: Job) -> None:
+        """Go on with another job on the same definition; what was read is settled first."""
+        if not job.is_same(self.job):
+            self.job = job
+            await self._end()
 
     async def _keep_running(self) -> None:
         backoff = FIRST_BACKOFF
@@ -113,7 +146,8 @@ class WorkerSupervisor:
             logger.warning(
                 "worker ended, starting again",
                 extra={
-                    "pipeline": self.snapshot.pipeline.name,
+                    "pipeline": self.job.pipeline,
+                    "definition": self.job.definition,
                     "status": status,
                     "backoff_seconds": backoff,
                 },
@@ -122,15 +156,17 @@ class WorkerSupervisor:
             backoff = min(2 * backoff, LONGEST_BACKOFF)
 
     async def _run_once(self) -> int:
-        name = self.snapshot.pipeline.name
-        path = self._folder / f"{name}.snapshot.json"
+        job = self.job
+        path = self._folder / f"{job.pipeline}-{job.definition}.snapshot.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(self.snapshot.encode())
+        path.write_bytes(job.snapshot.encode())
         read_end, write_end = os.pipe()
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "homeostat.features.worker"),
-                *("--pipeline", name, "--snapshot", str(path), "--report-to", str(write_end)),
+                *("--pipeline", job.pipeline, "--snapshot", str(path)),
+                *("--report-to", str(write_end)),
+                *([] if job.has_intake else ["--without-intake"]),
                 pass_fds=(write_end,),
             )
         finally:

@@ -1,5 +1,8 @@
 """One Faust worker: ``python -m homeostat.features.worker --pipeline NAME``, a child of ``main``.
 
+It folds one definition of a pipeline's features. The worker of the newest one reads the raw input
+too, and makes the log of it that all definitions fold.
+
 It ends with 0 after SIGTERM, when everything it took in is committed, and otherwise by crashing:
 its supervisor starts it again, and it goes on where the last transaction stands.
 """
@@ -13,8 +16,7 @@ import logging
 import os
 import signal
 import sys
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from typing import Any
@@ -40,10 +42,12 @@ from homeostat.features.publisher import Publisher
 from homeostat.features.rebalancing import Assignment
 from homeostat.features.reports import PartitionReport, Report
 from homeostat.features.settings import Settings
+from homeostat.features.supervision import group_of
 
 logger = logging.getLogger(__name__)
 
 REPORT_SECONDS = 0.5
+CONFIRM_SECONDS = 0.5
 GC_ALLOCATIONS = 50_000  # net, between two looks: some batches of the largest size
 STOP_SECONDS = 10.0
 CRASHED = 1
@@ -83,7 +87,9 @@ class Supervised(asyncio.BaseProtocol):
             self._stop()
 
 
-async def run(pipeline: Pipeline, settings: Settings, *, report_to: int | None = None) -> None:
+async def run(
+    pipeline: Pipeline, settings: Settings, *, has_intake: bool, report_to: int | None = None
+) -> None:
     """Work until SIGTERM; raises whatever makes going on impossible."""
     loop = asyncio.get_running_loop()
     failed: asyncio.Future[None] = loop.create_future()
@@ -97,18 +103,23 @@ async def run(pipeline: Pipeline, settings: Settings, *, report_to: int | None =
         loop.add_signal_handler(number, stop)
     reports = None if report_to is None else await _supervised(report_to, stop)
 
-    await kafka.ensure_topics(settings.kafka_bootstrap_servers, topics.of_pipeline(pipeline))
+    view = FeatureView(pipeline)
+    for named in (
+        topics.of_pipeline(pipeline),
+        topics.of_definition(pipeline, view.definition_hash),
+    ):
+        await kafka.ensure_topics(settings.kafka_bootstrap_servers, named)
     async with AsyncExitStack() as stack:
-        context = await _context(stack, pipeline, settings, fail)
+        context = await _context(stack, view, settings, fail)
         assignment = Assignment(_factory(context), fail)
         await asyncio.to_thread(load_kernels, context.view)
         _spare_the_collector()
-        app = _application(context, assignment)
+        app = _application(context, assignment, has_intake=has_intake)
         await stack.enter_async_context(_started(app, assignment))
         stop.is_starting = False
-        beating = asyncio.create_task(_confirm_idle(app, assignment, settings.heartbeat_interval))
+        beating = asyncio.create_task(_confirm(app, assignment, settings.heartbeat_interval))
         if reports is not None:
-            reporting = asyncio.create_task(_report(app, assignment, reports))
+            reporting = asyncio.create_task(_report(assignment, app, reports))
             stack.callback(reporting.cancel)
         ends: list[asyncio.Future[Any]] = [
             failed,
@@ -146,26 +157,23 @@ def _spare_the_collector() -> None:
 
 async def _context(
     stack: AsyncExitStack,
-    pipeline: Pipeline,
+    view: FeatureView,
     settings: Settings,
     fail: Callable[[BaseException], None],
 ) -> Context:
-    group = f"features-{pipeline.name}"
+    pipeline = view.pipeline
+    group = group_of(pipeline.name, view.definition_hash)
     producer: AIOKafkaProducer = kafka.producer(settings.kafka_bootstrap_servers, client_id=group)
     await producer.start()
     stack.push_async_callback(producer.stop)
     redis = Redis.from_url(str(settings.redis_url), socket_timeout=5.0, socket_connect_timeout=2.0)
     stack.push_async_callback(redis.aclose)
-    view = FeatureView(pipeline)
-    logs = {entity: topics.BY_ENTITY.of(pipeline.name, entity) for entity in view.entities}
     return Context(
         settings=settings,
         view=view,
         contract=EventContract(pipeline),
         codec=HopCodec(view),
-        partitions={
-            entity: len(await producer.partitions_for(topic)) for entity, topic in logs.items()
-        },
+        partitions=len(await producer.partitions_for(topics.BY_KEY.of(pipeline.name))),
         group=group,
         redis=redis,
         publisher=Publisher(producer),
@@ -176,7 +184,7 @@ async def _context(
 
 def _factory(context: Context) -> Callable[[TopicPartition], InputPartition[Any]]:
     name = context.pipeline
-    entity_of = {topics.BY_ENTITY.of(name, entity): entity for entity in context.view.entities}
+    entity_of = {log: entity for entity, log in context.view.logs.items()}
 
     def make(source: TopicPartition) -> InputPartition[Any]:
         if source.topic == topics.EVENTS.of(name):
@@ -188,7 +196,7 @@ def _factory(context: Context) -> Callable[[TopicPartition], InputPartition[Any]
     return make
 
 
-def _application(context: Context, assignment: Assignment) -> BatchApp:
+def _application(context: Context, assignment: Assignment, *, has_intake: bool) -> BatchApp:
     settings, name = context.settings, context.pipeline
     group = GroupSettings(
         bootstrap_servers=settings.kafka_bootstrap_servers,
@@ -198,9 +206,8 @@ def _application(context: Context, assignment: Assignment) -> BatchApp:
         fetch_wait=settings.fetch_wait,
     )
     app = BatchApp.of(group, assignment)
-    inputs = [topics.EVENTS.of(name), topics.LABELS.of(name)]
-    inputs += [topics.BY_ENTITY.of(name, entity) for entity in context.view.entities]
-    for topic in inputs:
+    raw = [topics.EVENTS.of(name), topics.LABELS.of(name)] if has_intake else []
+    for topic in (*raw, *context.view.logs.values()):
         app.take_batches(topic, assignment.process)
 
     async def release(_app: Any, _revoked: Any, **_signal: Any) -> None:
@@ -224,16 +231,18 @@ async def _started(app: BatchApp, assignment: Assignment) -> AsyncIterator[None]
     await asyncio.wait_for(app.stop(), STOP_SECONDS)
 
 
-async def _confirm_idle(app: BatchApp, assignment: Assignment, interval: timedelta) -> None:
-    """Keep the progress of partitions fresh that are read to the end of a broker that answers."""
-    seconds = interval.total_seconds()
+async def _confirm(app: BatchApp, assignment: Assignment, interval: timedelta) -> None:
+    """Keep the progress of partitions true that are read to the end of a broker that answers.
+
+    Readers take rows whose progress is old for stale; an input without traffic is not, nor one
+    that has just caught up.
+    """
     while True:
-        await asyncio.sleep(seconds)
+        await asyncio.sleep(min(CONFIRM_SECONDS, interval.total_seconds()))
         for partition in assignment.partitions:
             seen = app.last_seen(partition.source)
-            is_answered = seen is not None and seen.at > (time.time() - seconds) * 1000
-            if seen is not None and is_answered and partition.marker.position >= seen.end:
-                partition.confirm()
+            if seen is not None:
+                partition.look(seen.end, seen.at, tell_every=interval)
 
 
 async def _supervised(file: int, stop: Stop) -> asyncio.WriteTransport:
@@ -243,7 +252,7 @@ async def _supervised(file: int, stop: Stop) -> asyncio.WriteTransport:
     return transport
 
 
-async def _report(app: BatchApp, assignment: Assignment, reports: asyncio.WriteTransport) -> None:
+async def _report(assignment: Assignment, app: BatchApp, reports: asyncio.WriteTransport) -> None:
     """Tell the supervisor where every partition stands; silence tells it more."""
     while not reports.is_closing():
         report = Report(
@@ -256,8 +265,6 @@ async def _report(app: BatchApp, assignment: Assignment, reports: asyncio.WriteT
 
 def _partition_report(app: BatchApp, partition: InputPartition[Any]) -> PartitionReport:
     position, seen = partition.marker.position, app.last_seen(partition.source)
-    if seen is not None and position >= seen.end:
-        partition.current_at = max(partition.current_at, seen.at)
     return PartitionReport(
         partition.source.topic,
         partition.source.partition,
@@ -275,23 +282,28 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Fold the events of one pipeline.")
     parser.add_argument("--pipeline", required=True)
     parser.add_argument("--snapshot", help="file of the snapshot; else the topic is asked")
+    parser.add_argument(
+        "--without-intake", action="store_true", help="fold only; another worker reads the input"
+    )
     parser.add_argument("--report-to", type=int, help="file descriptor for progress reports")
     arguments = parser.parse_args()
     settings = Settings()
     telemetry.setup("features")
     pipeline = asyncio.run(_pipeline(arguments.pipeline, settings, arguments.snapshot))
-    asyncio.run(_run_or_exit(pipeline, settings, report_to=arguments.report_to))
+    has_intake = not arguments.without_intake
+    work = run(pipeline, settings, has_intake=has_intake, report_to=arguments.report_to)
+    asyncio.run(_run_or_exit(work))
     return 0
 
 
-async def _run_or_exit(pipeline: Pipeline, settings: Settings, *, report_to: int | None) -> None:
+async def _run_or_exit(work: Coroutine[Any, Any, None]) -> None:
     """Run, and end the process at the first error.
 
     From inside the loop: to close one that has crashed, asyncio waits for tasks of Faust's that
     will not be cancelled.
     """
     try:
-        await run(pipeline, settings, report_to=report_to)
+        await work
     except Exception:
         logger.exception("worker ends")
         logging.shutdown()

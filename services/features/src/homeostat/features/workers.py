@@ -1,60 +1,91 @@
-"""The workers of all pipelines: started, changed and stopped as snapshots come."""
+"""The workers of all pipelines: started, changed and stopped as definitions come and go.
+
+Each definition that somebody needs (see ``definitions``) has a worker of its own. That of the
+newest one reads the raw input too, on behalf of all.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
-from typing import Any
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 from aiokafka.errors import KafkaError
 
 from homeostat.common import kafka
 from homeostat.common.errors import unknown_pipeline
+from homeostat.common.feature_store.definitions import Definition, split_key
 from homeostat.common.feature_store.views import FeatureView
 from homeostat.common.pipeline import Snapshot
+from homeostat.features.definitions import PipelineDefinitions
 from homeostat.features.settings import Settings
-from homeostat.features.supervision import WorkerSupervisor
+from homeostat.features.supervision import Job, WorkerSupervisor
+
+Place = tuple[str, str]  # pipeline and definition hash
 
 
 class Workers:
-    """Starts a pipeline's worker when its snapshot appears, and stops it when that is gone."""
+    """``pinned`` gives the definitions that a pipeline's models in use were trained on."""
 
-    def __init__(self, settings: Settings, is_informed: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        is_informed: Callable[[], bool],
+        pinned: Callable[[str], Iterable[str]],
+    ) -> None:
         self._settings = settings
         self._is_informed = is_informed
-        self._workers: dict[str, WorkerSupervisor] = {}
+        self._pinned = pinned
+        self._definitions: dict[str, PipelineDefinitions] = defaultdict(PipelineDefinitions)
+        self._workers: dict[Place, WorkerSupervisor] = {}
         self._views: dict[str, FeatureView] = {}
+        self._unneeded: dict[Place, float] = {}  # since when, monotonic seconds
+        self._turns: dict[str, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._changes: set[asyncio.Task[None]] = set()
         self._ends = Ends(settings.kafka_bootstrap_servers)
 
     @property
-    def running(self) -> Mapping[str, WorkerSupervisor]:
-        return self._workers
+    def running(self) -> Iterable[WorkerSupervisor]:
+        return self._workers.values()
 
     @property
     def views(self) -> Mapping[str, FeatureView]:
-        """The newest definition of every pipeline, by name; it changes as snapshots come."""
+        """The definition of every pipeline that answers reads, by name; it changes as they come."""
         return self._views
+
+    @property
+    def filling(self) -> list[Definition]:
+        """The newest definitions that have not caught up yet."""
+        found = [each.filling for each in self._definitions.values()]
+        return [definition for definition in found if definition is not None]
 
     def follow(self, name: str, snapshot: Snapshot | None) -> None:
         """Take note of a pipeline's newest snapshot; ``None``: it was removed."""
-        if snapshot is None:
+        newest = None if snapshot is None else Definition(snapshot, is_live=False)
+        self._definitions[name].newest = newest
+        self.look_again(name)
+
+    def follow_definition(self, key: str, definition: Definition | None) -> None:
+        """Take note of a definition; ``None``: it is not kept any more."""
+        name, digest = split_key(key)
+        if definition is None:
+            self._definitions[name].known.pop(digest, None)
+        else:
+            self._definitions[name].known[digest] = definition
+        self.look_again(name)
+
+    def look_again(self, name: str) -> None:
+        """Bring a pipeline's workers to what is needed now."""
+        serving = self._definitions[name].serving
+        if serving is None:
             self._views.pop(name, None)
-            self._end(name)
-            return
-        self._views[name] = FeatureView(snapshot.pipeline)
-        worker = self._workers.get(name)
-        if worker is not None:
-            self._in_background(worker.change(snapshot))
-            return
-        self._workers[name] = WorkerSupervisor(
-            snapshot,
-            folder=self._settings.state_dir / "features",
-            ends=self._ends,
-            patience_seconds=self._settings.progress_timeout.total_seconds(),
-        )
-        self._workers[name].start()
+        else:
+            self._views[name] = serving.view
+        task = asyncio.create_task(self._bring_about(name))
+        self._changes.add(task)
+        task.add_done_callback(self._changes.discard)
 
     def view(self, pipeline: str) -> FeatureView:
         """
@@ -68,22 +99,59 @@ class Workers:
 
     def problem(self) -> str | None:
         """For readiness: which pipelines nobody works on here."""
-        down = [name for name, worker in self._workers.items() if not worker.is_running]
+        down = sorted(
+            {name for (name, _), worker in self._workers.items() if not worker.is_running}
+        )
         return f"no worker runs for {', '.join(down)}" if down else None
+
+    def unneeded(self, *, grace_seconds: float) -> list[Definition]:
+        """The definitions that nobody has needed for so long."""
+        now, found = time.monotonic(), []
+        for name, definitions in self._definitions.items():
+            if definitions.newest is None:
+                continue
+            needed = definitions.needed(self._pinned(name))
+            newest = definitions.newest.snapshot.generation
+            for digest, definition in definitions.known.items():
+                # One that is told before its snapshot is needed soon.
+                if digest in needed or definition.snapshot.generation > newest:
+                    self._unneeded.pop((name, digest), None)
+                elif now - self._unneeded.setdefault((name, digest), now) >= grace_seconds:
+                    found.append(definition)
+        return found
 
     async def stop(self) -> None:
         """Let every worker drain."""
-        await asyncio.gather(*(worker.stop() for worker in self._workers.values()), *self._changes)
+        await asyncio.gather(*self._changes)
+        await asyncio.gather(*(worker.stop() for worker in self._workers.values()))
         await self._ends.close()
 
-    def _end(self, name: str) -> None:
-        if (worker := self._workers.pop(name, None)) is not None:
-            self._in_background(worker.stop())
-
-    def _in_background(self, change: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.create_task(change)
-        self._changes.add(task)
-        task.add_done_callback(self._changes.discard)
+    async def _bring_about(self, name: str) -> None:
+        """Stop and change workers first: what reads the input twice would be in its own way."""
+        async with self._turns[name]:
+            definitions = self._definitions[name]
+            jobs = {
+                (name, digest): Job(
+                    definition.snapshot, digest, has_intake=definition is definitions.newest
+                )
+                for digest, definition in definitions.needed(self._pinned(name)).items()
+            }
+            for place, worker in [*self._workers.items()]:
+                if place[0] != name:
+                    continue
+                if place in jobs:
+                    await worker.change(jobs[place])
+                else:
+                    del self._workers[place]
+                    await worker.stop()
+            for place in jobs.keys() - self._workers.keys():
+                self._workers[place] = WorkerSupervisor(
+                    jobs[place],
+                    folder=self._settings.state_dir / "features",
+                    ends=self._ends,
+                    patience_seconds=self._settings.progress_timeout.total_seconds(),
+                )
+                self._workers[place].start()
 
 
 class Ends:

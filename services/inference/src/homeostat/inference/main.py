@@ -15,6 +15,7 @@ from aiokafka.errors import KafkaError
 from fastapi import FastAPI
 
 from homeostat.common import kafka, telemetry, topics
+from homeostat.common.feature_store.definitions import Definition
 from homeostat.common.feature_store.reading import OnlineRows, open_redis
 from homeostat.common.grpc_serving import GrpcServer
 from homeostat.common.health import Health
@@ -107,6 +108,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         "directory": settings.state_dir,
     }
     views: dict[str, CompactedView[Any]] = {
+        "definitions": CompactedView(
+            topics.DEFINITIONS,
+            Definition.decode,
+            on_change=pipelines.follow_definition,
+            **following,
+        ),
         "pipelines": CompactedView(
             topics.PIPELINES, Snapshot.decode, on_change=pipelines.follow, **following
         ),
@@ -125,8 +132,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         ),
     }
     health = Health(SERVICE)
-    for topic, view in views.items():
-        health.add(topic, partial(_unreadable, view))
+    for topic in ("pipelines", "model-versions", "rollouts"):
+        health.add(topic, partial(_unreadable, views[topic]))
     health.add("models", models.problem)
 
     @asynccontextmanager

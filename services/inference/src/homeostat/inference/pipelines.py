@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from homeostat.common.clock import PipelineClock, SystemClock
 from homeostat.common.errors import TransientError, unknown_pipeline
 from homeostat.common.events import EventContract
+from homeostat.common.feature_store.definitions import Definition, split_key
 from homeostat.common.feature_store.views import FeatureView
 from homeostat.common.pipeline import Pipeline, Snapshot
 from homeostat.inference import metrics
@@ -16,7 +18,7 @@ from homeostat.inference.metrics import PipelineMetrics
 
 @dataclass(eq=False)
 class ServedPipeline:
-    """One pipeline. ``views`` by definition: the current one last, before it the one before."""
+    """One pipeline. ``views`` by definition hash: the newest, and those that models may pin."""
 
     pipeline: Pipeline
     contract: EventContract
@@ -48,7 +50,7 @@ class ServedPipeline:
 
 
 class Pipelines:
-    """Follows the snapshots of the topic ``pipelines``."""
+    """Follows the topics ``pipelines`` and ``definitions``."""
 
     def __init__(
         self,
@@ -59,6 +61,7 @@ class Pipelines:
         self._pii_key = pii_key
         self._on_change = on_change
         self._served: dict[str, ServedPipeline] = {}
+        self._views: dict[str, dict[str, FeatureView]] = defaultdict(dict)  # and by hash
 
     def __iter__(self) -> Iterator[ServedPipeline]:
         return iter([*self._served.values()])
@@ -70,6 +73,16 @@ class Pipelines:
         if snapshot is not None:
             served = self._served[name] = self._serve(snapshot.pipeline, old)
         self._on_change(name, served)
+
+    def follow_definition(self, key: str, definition: Definition | None) -> None:
+        """A record of ``definitions``."""
+        name, digest = split_key(key)
+        if definition is None:
+            self._views[name].pop(digest, None)
+        else:
+            self._views[name].setdefault(digest, definition.view)
+        if (served := self._served.get(name)) is not None:
+            served.views = self._views_of(served.pipeline)
 
     def get(self, name: str) -> ServedPipeline:
         """A pipeline by name.
@@ -83,14 +96,13 @@ class Pipelines:
         return served
 
     def _serve(self, pipeline: Pipeline, old: ServedPipeline | None) -> ServedPipeline:
-        view = FeatureView(pipeline)
-        views = {view.definition_hash: view}
-        if old is not None:
-            *_, previous = old.views.values()
-            views = {previous.definition_hash: previous} | views
         return ServedPipeline(
             pipeline=pipeline,
             contract=EventContract(pipeline, pii_key=self._pii_key),
-            views=views,
+            views=self._views_of(pipeline),
             clock=old.clock if old is not None else PipelineClock(SystemClock()),
         )
+
+    def _views_of(self, pipeline: Pipeline) -> dict[str, FeatureView]:
+        newest = FeatureView(pipeline)
+        return self._views[pipeline.name] | {newest.definition_hash: newest}

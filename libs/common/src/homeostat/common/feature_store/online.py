@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import msgspec
 
+from homeostat.common.topics import HASH_LENGTH
 from homeostat.common.windows.packing import HEADER_BYTES
-
-HASH_LENGTH = 8
 
 
 class Progress(msgspec.Struct, frozen=True, array_like=True):
@@ -18,7 +17,7 @@ class Progress(msgspec.Struct, frozen=True, array_like=True):
 
     epoch: int  # grows with each assignment of the partition
     offset: int  # next offset to fold
-    written_at: int  # epoch ms, wall clock of the writer
+    current_at: int  # epoch ms, wall clock: all that the topic held then is folded
     pipeline_time: int  # epoch ms, newest intake that was folded
 
 
@@ -29,6 +28,11 @@ def row_key(pipeline: str, definition_hash: str, entity: str, key: str) -> bytes
 def progress_key(pipeline: str, definition_hash: str, entity: str, partition: int) -> bytes:
     digest = definition_hash[:HASH_LENGTH]
     return f"h:{pipeline}:{digest}:progress:{entity}:{partition}".encode()
+
+
+def all_keys(pipeline: str, definition_hash: str) -> bytes:
+    """The pattern of every key of a definition; the names of pipelines need no escape."""
+    return f"h:{pipeline}:{definition_hash[:HASH_LENGTH]}:*".encode()
 
 
 encode_progress = msgspec.msgpack.Encoder().encode

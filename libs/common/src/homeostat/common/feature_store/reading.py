@@ -245,7 +245,7 @@ def _progress(column: Sequence[Place | None], stored: Stored, *, now: int) -> tu
         if progress is None:
             offsets[number] = UNKNOWN_OFFSET
         else:
-            ages[number] = max(0, now - progress.written_at)
+            ages[number] = max(0, now - progress.current_at)
             offsets[number] = progress.offset
     return ages, offsets
 

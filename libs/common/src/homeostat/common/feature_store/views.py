@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from homeostat.common import topics
 from homeostat.common.event_columns import EventColumns, event_hash
 from homeostat.common.expressions import Expression, compile_expression
 from homeostat.common.pipeline import AggregateSpec, FieldSpec, FieldType, Pipeline
@@ -72,7 +73,6 @@ class FeatureView:
             for fold in self.folds.values()
             for name in fold.fields
         }
-        self.aggregates_hash = self._aggregates_hash()
         self.definition_hash = self._hash()
 
     def events(self, entity: str, events: EventColumns, ids: NDArray[np.uint64]) -> Events:
@@ -117,10 +117,19 @@ class FeatureView:
             vectors.statuses[:, index] = statuses[name]
         return vectors
 
-    def _aggregates_hash(self) -> str:
-        """Identity of what travels from entity to entity: the folds' values, in their order."""
-        folds = {entity: fold.definition_hash for entity, fold in self.folds.items()}
-        return _digest({"folds": folds, "order": self.aggregate_names})
+    @property
+    def logs(self) -> Mapping[str, str]:
+        """The topic that each entity's state is a fold of."""
+        pipeline = self.pipeline
+        return {
+            entity: topics.log_of(
+                pipeline.name,
+                entity,
+                self.definition_hash,
+                is_key=entity == pipeline.source.key,
+            )
+            for entity in self.entities
+        }
 
     def _hash(self) -> str:
         """Identity of the whole definition: folds, the fields they read, expressions."""
@@ -138,11 +147,7 @@ class FeatureView:
                 if spec.type is FieldType.CATEGORY
             },
         }
-        return _digest(definition)
-
-
-def _digest(definition: Mapping[str, object]) -> str:
-    return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
+        return hashlib.sha256(json.dumps(definition, sort_keys=True).encode()).hexdigest()
 
 
 def _column_reader(name: str, spec: FieldSpec) -> Callable[[EventColumns], NDArray[Any]]:

@@ -377,11 +377,19 @@ class Pipeline(Spec):
 
     @property
     def entities(self) -> tuple[str, ...]:
-        """Those with aggregates, in the order in which an event passes them, its key first.
+        """The source's key, then what else has aggregates, in the order an event passes them.
 
-        Without any aggregate it is the key alone: every event passes one entity at least, where
-        repeated ones are dropped.
+        The key is first also without aggregates of its own: its log is the same for every
+        definition of the features, and there repeated events are dropped.
         """
-        named = dict.fromkeys(spec.entity for spec in self.aggregates.values())
-        first = [self.source.key] if self.source.key in named or not named else []
-        return tuple(dict.fromkeys([*first, *named]))
+        named = [spec.entity for spec in self.aggregates.values()]
+        return tuple(dict.fromkeys([self.source.key, *named]))
+
+    @property
+    def key_fields(self) -> tuple[str, ...]:
+        """The fields that may be an entity's key, in this definition of the features or a later."""
+        return tuple(
+            name
+            for name, spec in self.published_fields.items()
+            if spec.type is FieldType.STRING and name != self.source.id
+        )

@@ -34,8 +34,7 @@ class EventBatch(msgspec.Struct, frozen=True, array_like=True, tag="events", gc=
 
     ``numbers`` hold a category as the index into its list in ``categories``. ``values`` and
     ``statuses`` hold, row by row, what the entities before have computed, in the order of the
-    pipeline's aggregate features; both are empty before the first entity. They are worth something
-    under the definition named by ``aggregates`` alone.
+    definition's aggregate features; both are empty before the first entity.
     """
 
     source: int  # partition of the immediate input
@@ -48,7 +47,6 @@ class EventBatch(msgspec.Struct, frozen=True, array_like=True, tag="events", gc=
     strings: dict[str, list[str | None]]
     numbers: dict[str, bytes]  # float64, NaN for null
     categories: dict[str, list[str]]
-    aggregates: str
     values: bytes  # float64
     statuses: bytes  # uint8
     is_replayed: bool
@@ -56,14 +54,17 @@ class EventBatch(msgspec.Struct, frozen=True, array_like=True, tag="events", gc=
 
 
 class LabelBatch(msgspec.Struct, frozen=True, array_like=True, tag="labels", gc=False):
-    """Joined labels of one entity, ``n`` rows; they change state and emit nothing."""
+    """Joined labels, ``n`` rows; they change state and emit nothing.
+
+    ``keys`` are of every field that may be an entity's key, null where the event had none.
+    """
 
     stream: str  # topic of the immediate input
     source: int
     sources: bytes
     ids: list[str]
     hashes: bytes
-    keys: list[str]  # of the entity
+    keys: dict[str, list[str | None]]
     times: bytes  # int64, of the events, epoch ms
     intakes: bytes  # int64, epoch ms, the pipeline's clock
     labels: bytes  # float64

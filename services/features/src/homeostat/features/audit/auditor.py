@@ -87,7 +87,9 @@ class Auditor:
 
     async def _follow(self) -> None:
         pipeline, servers = self.view.pipeline, self._settings.kafka_bootstrap_servers
-        await kafka.ensure_topics(servers, topics.of_pipeline(pipeline))
+        definition = self.view.definition_hash
+        for named in (topics.of_pipeline(pipeline), topics.of_definition(pipeline, definition)):
+            await kafka.ensure_topics(servers, named)
         producer = kafka.producer(servers, client_id=CLIENT_ID)
         consumer = kafka.consumer(
             bootstrap_servers=servers,
@@ -166,7 +168,8 @@ class _Session:
         self.replayed_until: int | None = None
         self._name = name
         self._codec = HopCodec(view)
-        self._logs = {topics.BY_ENTITY.of(name, entity): entity for entity in view.entities}
+        self._entities = {log: entity for entity, log in view.logs.items()}
+        self._logs = view.logs
         self._vectors = topics.FEATURES.of(name)
         self._told: dict[tuple[str, ...], int] = {}
 
@@ -180,25 +183,25 @@ class _Session:
     ) -> _Session:
         """Assign every partition: the logs from their beginning, what is served from now on."""
         name = view.pipeline.name
-        logs = [topics.BY_ENTITY.of(name, entity) for entity in view.entities]
+        logs = [*view.logs.values()]
         served = [topics.FEATURES.of(name), topics.PREDICTIONS.of(name)]
         places = {
             topic: [TopicPartition(topic, part) for part in await producer.partitions_for(topic)]
             for topic in (*logs, *served)
         }
-        session = cls(view, settings, len(places[logs[0]]) if logs else 1)
+        session = cls(view, settings, len(places[logs[0]]))
         consumer.assign([place for each in places.values() for place in each])
         begins = await _offsets(consumer.beginning_offsets, places, logs)
         for place, begin in begins.items():
             if begin > 0:
-                session.audit.lost_head(session._logs[place.topic], place.partition)
+                session.audit.lost_head(session._entities[place.topic], place.partition)
         ends = await _offsets(consumer.end_offsets, places, served)
         for place, offset in (begins | ends).items():
             consumer.seek(place, offset)
         return session
 
     def log(self, doubt: Doubt) -> TopicPartition:
-        return TopicPartition(topics.BY_ENTITY.of(self._name, doubt.entity), doubt.partition)
+        return TopicPartition(self._logs[doubt.entity], doubt.partition)
 
     def take(
         self,
@@ -208,7 +211,7 @@ class _Session:
     ) -> tuple[list[Report], list[Doubt]]:
         """Take in what was read, and review what waits."""
         for place, records in batches.items():
-            entity = self._logs.get(place.topic)
+            entity = self._entities.get(place.topic)
             for record in records:
                 if entity is not None:
                     self._take_hops(entity, record)
@@ -268,8 +271,7 @@ async def _offsets(
     places: Mapping[str, Sequence[TopicPartition]],
     names: Sequence[str],
 ) -> dict[TopicPartition, int]:
-    wanted = [place for name in names for place in places[name]]
-    return await ask(wanted) if wanted else {}
+    return await ask([place for name in names for place in places[name]])
 
 
 def alert_of(report: Report, at: int) -> Alert:

@@ -149,4 +149,4 @@ def place_of_offset(offset: int) -> int:
 
 
 def _keys(hops: Hops, entity: str) -> Sequence[str | None]:
-    return hops.columns.strings[entity] if isinstance(hops, EventHops) else hops.keys
+    return hops.columns.strings[entity] if isinstance(hops, EventHops) else hops.keys_of(entity)

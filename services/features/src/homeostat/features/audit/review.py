@@ -267,10 +267,13 @@ class Audit:
 
     def _compare(
         self, case: _Case, history: History, own: EventHops | None, prefixes: Sequence[int]
-    ) -> Report | Doubt | Result:
+    ) -> Report | Doubt | Skip | Result:
         view, entity = self._view, case.entity
         begins = self._begins.get((entity, case.partition))
         known = within(view, entity, case.at, begins)
+        has_expressions = own is not None and entity == view.entities[0]
+        if not known and not (has_expressions and view.pipeline.expressions):
+            return self._skip(Skip.INCOMPLETE)
         found: list[Difference] = []
         for number, prefix in enumerate(prefixes):
             hops = history.before(prefix)
@@ -281,7 +284,7 @@ class Audit:
             if not different:
                 found = []
                 break
-        if own is not None and entity == view.entities[0]:
+        if own is not None and has_expressions:
             computed = expressed(view, case.served, own)
             found += differences(case.served, computed, known=tuple(computed))
         if not found:

@@ -33,6 +33,7 @@ class Announced(msgspec.Struct, frozen=True):
     version: int
     state: VersionState
     features: tuple[str, ...]
+    definition_hash: str
 
 
 class Consumer(msgspec.Struct, frozen=True):
@@ -41,7 +42,7 @@ class Consumer(msgspec.Struct, frozen=True):
 
 
 class Freshness(msgspec.Struct, frozen=True):
-    """When the store was written last: by the partition for which that is longest ago."""
+    """Since when events are missing: by the partition for which that is longest ago."""
 
     status: str
     age_seconds: float | None
@@ -171,7 +172,7 @@ class Catalogue:
 
     def _freshness(self, values: Sequence[bytes | None]) -> Freshness:
         written = [
-            progress.written_at for value in values if (progress := progress_of(value)) is not None
+            progress.current_at for value in values if (progress := progress_of(value)) is not None
         ]
         if len(written) < len(values):
             return Freshness(STATUS_NAMES[Status.UNAVAILABLE], None)
