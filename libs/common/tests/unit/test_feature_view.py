@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import numpy as np
+
 from homeostat.common.event_columns import event_hashes
 from homeostat.common.events import EventContract
 from homeostat.common.feature_store.views import FeatureView
@@ -55,4 +57,37 @@ def test_texts_and_categories_are_counted_and_nulls_are_not(tmp_path: Path) -> N
         "devices": [1, 2, 2, 2, 3],
         "channels": [1, 2, 2, 2, 2],
         "known": [1, 2, 3, 3, 3],
+    }
+
+
+def test_events_of_a_later_contract_are_read_as_an_earlier_one_had_them(tmp_path: Path) -> None:
+    path = tmp_path / "pipeline.yaml"
+    path.write_text(PIPELINE)
+    earlier = FeatureView(load(path))
+    path.write_text(PIPELINE.replace("  id: string", "  id: string\n  added: float"))
+    numeric = FeatureView(load(path))
+    path.write_text(
+        PIPELINE.replace("[web, app]", "[pos, app, web]")
+        .replace("device: {type: string", "device: {type: float")
+        .replace("  id: string", "  id: string\n  added: {type: category, values: [one]}")
+    )
+    later = load(path)
+    record = {"id": "1", "at": 1_700_000_000, "customer": "c1", "added": "one"}
+    records = [
+        json.dumps({**record, "id": name, "channel": channel, "device": 7}).encode()
+        for name, channel in (("1", "web"), ("2", "pos"), ("3", None))
+    ]
+    read = EventContract(later).parse_published_batch(records, [1_700_000_000_000] * 3).columns
+
+    columns = earlier.conformed(read, later)
+
+    assert columns.strings == {"id": ["1", "2", "3"], "customer": ["c1"] * 3, "device": [None] * 3}
+    assert list(columns.numbers) == ["channel"]
+    np.testing.assert_array_equal(columns.numbers["channel"], [0, np.nan, np.nan])
+    # What is a category now was a number then: its place in a list is none.
+    assert np.isnan(numeric.conformed(read, later).numbers["added"]).all()
+    assert FeatureView(later).conformed(read, later).numbers.keys() == {
+        "channel",
+        "device",
+        "added",
     }

@@ -58,6 +58,19 @@ class EventColumns:
         )
 
 
+def recoded(column: F64, was: Sequence[str], now: Sequence[str]) -> F64:
+    """A column of categories under another list of their values; one that it lacks is null.
+
+    >>> recoded(np.array([0, 1, np.nan]), ["web", "app"], ["pos", "web"]).tolist()
+    [1.0, nan, nan]
+    """
+    if list(was) == list(now):
+        return column
+    index = {value: float(place) for place, value in enumerate(now)}
+    places = np.array([*(index.get(value, np.nan) for value in was), np.nan])
+    return places[np.nan_to_num(column, nan=-1).astype(np.intp)]
+
+
 def event_hash(event_id: str) -> int:
     """A stable 64-bit identity of an event id, as the fold remembers it."""
     return int.from_bytes(hashlib.blake2b(event_id.encode(), digest_size=8).digest(), "little")

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homeostat.common.errors import UNREADABLE, InvalidEvent, Reason, why_unreadable
-from homeostat.common.event_columns import EventColumns
+from homeostat.common.event_columns import EventColumns, recoded
 from homeostat.common.feature_store.views import FeatureView, Vectors
 from homeostat.common.pipeline.spec import FieldType
 from homeostat.common.schemas.hops import MAX_ROWS, EventBatch, HopBatch, LabelBatch, places
@@ -253,11 +253,7 @@ class HopCodec:
             return np.full(len(batch.ids), np.nan)
         column = np.frombuffer(batch.numbers[name])
         known = self._categories.get(name)
-        if known is None or batch.categories[name] == known:
-            return column
-        index = {value: float(place) for place, value in enumerate(known)}
-        now = np.array([*(index.get(value, np.nan) for value in batch.categories[name]), np.nan])
-        return now[np.nan_to_num(column, nan=-1).astype(np.intp)]
+        return column if known is None else recoded(column, batch.categories[name], known)
 
 
 def _texts(batch: EventBatch, name: str) -> list[str | None]:

@@ -52,8 +52,9 @@ def frame_of(
             results[index] = error
     if not events and not lookups:
         return None
+    read = served.contract.columns_of([payload for _, payload in events])
     columns = _joined(
-        served.contract.columns_of([payload for _, payload in events]),
+        view.conformed(read, served.pipeline),
         blank_columns(view.pipeline, [rows[index].now_millis for index, _ in lookups]),
     )
     return Frame(

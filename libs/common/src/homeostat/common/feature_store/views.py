@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from homeostat.common import topics
-from homeostat.common.event_columns import EventColumns, event_hash
+from homeostat.common.event_columns import EventColumns, event_hash, recoded
 from homeostat.common.expressions import Expression, compile_expression
 from homeostat.common.pipeline import AggregateSpec, FieldSpec, FieldType, Pipeline
 from homeostat.common.pipeline.references import expression_names
@@ -80,6 +80,43 @@ class FeatureView:
         fold = self.folds[entity]
         columns = {name: self._columns[name](events) for name in fold.fields}
         return fold.events(events.times, ids, columns)
+
+    def conformed(self, events: EventColumns, read_as: Pipeline) -> EventColumns:
+        """Events that were read by the contract of another generation, as this one's.
+
+        A field that they lack, or that was of another kind, is null; categories go by their names.
+        """
+        if read_as is self.pipeline:
+            return events
+        fields, blank = self.pipeline.published_fields, [None] * len(events)
+        return EventColumns(
+            events.ids,
+            events.times,
+            {
+                name: events.strings.get(name) or [*blank]
+                for name, spec in fields.items()
+                if spec.type is FieldType.STRING
+            },
+            {
+                name: self._conformed(name, spec, events, read_as.fields.get(name))
+                for name, spec in fields.items()
+                if spec.type is not FieldType.STRING
+            },
+        )
+
+    @staticmethod
+    def _conformed(
+        name: str, now: FieldSpec, events: EventColumns, was: FieldSpec | None
+    ) -> NDArray[np.float64]:
+        is_category = now.type is FieldType.CATEGORY
+        if (
+            was is None
+            or name not in events.numbers
+            or is_category != (was.type is FieldType.CATEGORY)
+        ):
+            return np.full(len(events), np.nan)
+        column = events.numbers[name]
+        return recoded(column, was.values or (), now.values or ()) if is_category else column
 
     def unanswered(self, count: int) -> Vectors:
         """Aggregates of ``count`` events before any entity has answered: all missing."""
