@@ -61,10 +61,12 @@ def row(*times: int) -> bytes:
     return packed
 
 
-def read(rows: Mapping[str, bytes | None], *, age: timedelta | None) -> OnlineAnswer:
+def read(
+    rows: Mapping[str, bytes | None], *, age: timedelta | None, view: FeatureView = VIEW
+) -> OnlineAnswer:
     """Cards read now; ``age`` is that of the partition's progress, None: there is none."""
     lookup = Lookup(
-        VIEW,
+        view,
         blank_columns(PIPELINE, [NOW] * len(rows)),
         {"card": [*rows]},
         np.zeros(len(rows), np.bool_),
@@ -98,6 +100,24 @@ def test_what_lags_behind_is_stale_and_keeps_its_value() -> None:
 
     assert answer.vectors.values[0].tolist()[:2] == [1.5, 1.0]
     assert names(answer)[:2] == ["stale", "stale"]
+
+
+def test_what_lags_behind_is_taken_for_missing_where_the_file_says_so() -> None:
+    features = {
+        name: spec.model_copy(update={"stale": "missing"}) if name.startswith("card") else spec
+        for name, spec in PIPELINE.features.items()
+    }
+    view = FeatureView(PIPELINE.model_copy(update={"features": features}))
+    assert view.definition_hash == VIEW.definition_hash
+
+    fresh, late = (
+        read({"c": row(NOW - 1000)}, age=STALE_AFTER + timedelta(seconds=seconds), view=view)
+        for seconds in (-1, 1)
+    )
+
+    assert fresh.vectors.values[0].tolist()[:2] == [1.5, 1.0]
+    np.testing.assert_array_equal(late.vectors.values[0], [np.nan, 0.0, np.nan, 1.0])
+    assert names(late)[:2] == ["stale", "stale"]
 
 
 def test_a_row_that_is_absent_under_old_progress_may_be_there_by_now() -> None:

@@ -85,6 +85,42 @@ async def test_entity_keys_are_read_as_of_now_and_an_unknown_one_is_missing(
     assert row.statuses == bytes([Status.NULL, Status.PRESENT, Status.PRESENT, Status.MISSING])
 
 
+async def test_a_status_that_the_file_refuses_is_answered_with_its_feature(
+    server: Any,
+    world: Any,
+    workshop: Any,
+    make_pipeline: Callable[..., Pipeline],
+    score_batch: Callable[..., Any],
+) -> None:
+    features = make_pipeline("strict").model_dump(mode="json", by_alias=True)["features"]
+    features["customer_mean_1h"]["refuse"] = ["missing", "stale"]
+    made = make_pipeline("strict", features=features)
+    world.publish(made)
+    world.announce(workshop.train(made, 1))
+    world.decide(made.name, 1)
+    world.fold(made, [event(1)])
+    server.wait_for_champion(made.name, 1)
+
+    answer = await score_batch(
+        made.name,
+        pb.ScoreRow(prediction_id="known", entities=pb.EntityKeys(keys={"customer": "alice"})),
+        pb.ScoreRow(prediction_id="new", entities=pb.EntityKeys(keys={"customer": "bob"})),
+    )
+    world.progress(made, age_millis=3_600_000)
+    (late,) = (
+        await score_batch(
+            made.name,
+            pb.ScoreRow(prediction_id="late", entities=pb.EntityKeys(keys={"customer": "alice"})),
+        )
+    ).rows
+
+    assert [row.status for row in answer.rows] == [200, 503]
+    refused = json.loads(answer.rows[1].problem)
+    assert refused["code"] == "FEATURES_REFUSED"
+    assert refused["violations"] == [{"path": "features.customer_mean_1h", "message": "is missing"}]
+    assert (late.status, json.loads(late.problem)["violations"][0]["message"]) == (503, "is stale")
+
+
 async def test_one_bad_row_of_a_batch_fails_alone(
     pipeline: Pipeline, score_batch: Callable[..., Any]
 ) -> None:

@@ -11,9 +11,11 @@ import pytest
 
 from homeostat.common.assignment import Variant
 from homeostat.common.errors import TransientError
+from homeostat.common.feature_store.views import FeatureView
 from homeostat.common.pipeline import Pipeline
 from homeostat.common.schemas.rollouts import Phase, RolloutSnapshot
 from homeostat.common.schemas.vectors import VectorBatch
+from homeostat.common.windows import Status
 from homeostat.inference.lanes import Assigner, lanes, prediction_ids, score_lane
 from homeostat.inference.models import LoadedModel
 from homeostat.inference.scorer import load
@@ -68,6 +70,30 @@ def vectors(trained: dict[int, Any]) -> VectorBatch:
         offsets=np.arange(COUNT),
         traceparents=[None] * COUNT,
     )
+
+
+def test_a_status_that_is_refused_leaves_its_row_without_a_score(
+    trained: dict[int, Any], make_pipeline: Callable[..., Pipeline]
+) -> None:
+    features = dict(make_pipeline("fraud").features)
+    features["terminal_count_1h"] = features["terminal_count_1h"].model_copy(
+        update={"refuse": ("missing", "null")}
+    )
+    view = FeatureView(make_pipeline("fraud").model_copy(update={"features": features}))
+    batch = vectors(trained)
+    batch.statuses[3, 3] = Status.MISSING
+    batch.statuses[4, 2] = Status.MISSING  # of a feature that refuses nothing
+    batch.statuses[5, 3] = Status.STALE
+    idle = RolloutSnapshot("fraud", "salt", 1, 1, Phase.IDLE, 1)
+    (lane,) = lanes(loaded(trained, 1), Assigner(idle), batch.units, is_primary=True)
+
+    ledger = score_lane(
+        batch, lane, idle, view=view, traceparents=batch.traceparents, at=np.arange(COUNT)
+    )
+
+    assert view.definition_hash == trained[1].version.definition_hash
+    assert np.flatnonzero(np.isnan(ledger.numbers("score"))).tolist() == [3]
+    assert ledger.strings("error")[3] == "features.terminal_count_1h: is missing"
 
 
 CANARY = RolloutSnapshot("fraud", "salt", 1, 1, Phase.CANARY, 1, 2, share=0.3, holdback=0.05)

@@ -98,6 +98,18 @@ class PipelineFileError(InvalidInput):
     code = "PIPELINE_FILE"
 
 
+class FeaturesRefused(HomeostatError):
+    """A feature has a status with which its pipeline file lets nothing be scored."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "FEATURES_REFUSED"
+
+    def __init__(self, violations: Sequence[Violation]) -> None:
+        super().__init__(
+            "a feature is not fit for a score", fix="see `refuse` of it", violations=violations
+        )
+
+
 class Reason(StrEnum):
     """Why an event was refused or dead-lettered; bounded, so that it can label a metric."""
 

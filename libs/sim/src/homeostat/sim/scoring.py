@@ -50,6 +50,7 @@ class Scoring(Process):
                 vectors,
                 lane,
                 assigner.rollout,
+                view=self.world.view,
                 traceparents=vectors.traceparents,
                 at=vectors.intakes,
                 timer=self.world.wall.monotonic,

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
-from homeostat.common.errors import HomeostatError
+from homeostat.common.errors import FeaturesRefused, HomeostatError
 from homeostat.common.feature_store import reading
 from homeostat.common.feature_store.reading import (
     UNKNOWN_OFFSET,
@@ -85,7 +85,11 @@ def _features(
 ) -> dict[int, Features | HomeostatError]:
     lookup, vectors, is_degraded = frame.lookup, answer.vectors, answer.is_degraded
     results: dict[int, Features | HomeostatError] = {}
+    refused = lookup.view.refused(vectors.statuses, lookup.view.feature_names)
     for number, index in enumerate(frame.rows):
+        if number in refused:
+            results[index] = FeaturesRefused(refused[number])
+            continue
         order = _order(lookup.view, rows[index].model.version.features)
         results[index] = Features(
             values=vectors.values[number, order],

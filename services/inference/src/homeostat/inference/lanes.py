@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from homeostat.common.assignment import BUCKETS, Variant, bucket
 from homeostat.common.errors import NotFound, TransientError
+from homeostat.common.feature_store.views import FeatureView
 from homeostat.common.schemas.ledger import LedgerBatch, Path
 from homeostat.common.schemas.rollouts import RolloutSnapshot
 from homeostat.common.schemas.vectors import VectorBatch
@@ -150,11 +151,15 @@ def score_lane(
     lane: Lane,
     rollout: RolloutSnapshot,
     *,
+    view: FeatureView | None = None,
     traceparents: Sequence[str | None],
     at: Numbers,
     timer: Callable[[], float] = time.perf_counter,
 ) -> LedgerBatch:
-    """The ledger rows of one lane: a row that the model fails is there too, with its error."""
+    """The ledger rows of one lane: a row without a score is there too, with its error.
+
+    ``view`` says with which statuses of its features there is none.
+    """
     started = timer()
     part = vectors.take(lane.rows)
     count = len(part)
@@ -163,6 +168,9 @@ def score_lane(
         scores, errors = _nothing(count), [lane.error] * count
     else:
         scores, errors = _scores(model, part.values)
+        if view is not None:
+            for row, violations in view.refused(part.statuses, part.features).items():
+                scores[row], errors[row] = np.nan, ", ".join(map(str, violations))
     is_missing = np.isnan(scores)
     decision = (
         None if model is None else pa.array(scores >= model.version.threshold, mask=is_missing)

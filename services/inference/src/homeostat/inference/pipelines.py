@@ -80,7 +80,7 @@ class Pipelines:
         if definition is None:
             self._views[name].pop(digest, None)
         else:
-            self._views[name].setdefault(digest, definition.view)
+            self._views[name][digest] = definition.view
         if (served := self._served.get(name)) is not None:
             served.views = self._views_of(served.pipeline)
 

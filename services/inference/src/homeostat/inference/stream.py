@@ -213,7 +213,14 @@ class StreamScorer:
             if not lane.takes(vectors):
                 served.metrics.stream("foreign_definition", len(lane.rows))
                 continue
-            batch = score_lane(vectors, lane, assigner.rollout, traceparents=traceparents, at=at)
+            batch = score_lane(
+                vectors,
+                lane,
+                assigner.rollout,
+                view=served.views.get(vectors.definition_hash),
+                traceparents=traceparents,
+                at=at,
+            )
             served.metrics.stream(lane.variant.value, len(batch))
             messages.extend(batch.encode())
         return messages

@@ -135,6 +135,7 @@ class OnlineRows:
             ages, offsets[entity] = _progress(column, stored, now=now)
             stale = (ages > self._stale_after_ms)[:, None]
             statuses[stale & (statuses == Status.PRESENT)] = Status.STALE
+            values[stale & lookup.view.stale_as_missing[entity]] = np.nan
             # Events that are not folded yet may have made it known since.
             statuses[stale & (statuses == Status.MISSING)] = Status.UNAVAILABLE
             lost = is_lost[entity] = ~(is_readable & (offsets[entity] != UNKNOWN_OFFSET))

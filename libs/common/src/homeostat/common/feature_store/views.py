@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from homeostat.common import topics
+from homeostat.common.errors import Violation
 from homeostat.common.event_columns import EventColumns, event_hash, recoded
 from homeostat.common.expressions import Expression, compile_expression
 from homeostat.common.pipeline import AggregateSpec, FieldSpec, FieldType, Pipeline
@@ -62,6 +64,18 @@ class FeatureView:
             name: spec.missing
             for name, spec in pipeline.aggregates.items()
             if spec.missing is not None
+        }
+        self.stale_as_missing = {
+            entity: np.array(
+                [pipeline.aggregates[name].stale == "missing" for name in fold.feature_names],
+                np.bool_,
+            )
+            for entity, fold in self.folds.items()
+        }
+        self._refusing = {
+            name: [Status[status.upper()] for status in spec.refuse]
+            for name, spec in pipeline.aggregates.items()
+            if spec.refuse
         }
         names = expression_names(pipeline)
         self._expressions: Mapping[str, tuple[Expression, float | None]] = {
@@ -168,13 +182,30 @@ class FeatureView:
             for entity in self.entities
         }
 
+    def refused(
+        self, statuses: NDArray[np.uint8], used: Sequence[str]
+    ) -> Mapping[int, Sequence[Violation]]:
+        """The rows of ``statuses[n, f]`` (in the order of ``used``) that must not be scored."""
+        found: dict[int, list[Violation]] = defaultdict(list)
+        for name, refusing in self._refusing.items():
+            if name not in used:
+                continue
+            column = statuses[:, used.index(name)]
+            for row in np.flatnonzero(np.isin(column, refusing)).tolist():
+                status = Status(column[row]).name.lower()
+                found[row].append(Violation(f"features.{name}", f"is {status}"))
+        return found
+
     def _hash(self) -> str:
-        """Identity of the whole definition: folds, the fields they read, expressions."""
+        """Identity of the whole definition: folds, the fields they read, expressions.
+
+        What is done about a status changes no value that is folded.
+        """
         pipeline = self.pipeline
         definition = {
             "folds": {entity: fold.definition_hash for entity, fold in self.folds.items()},
             "features": {
-                name: spec.model_dump(mode="json", exclude={"description"})
+                name: spec.model_dump(mode="json", exclude={"description", "stale", "refuse"})
                 for name, spec in pipeline.features.items()
             },
             "order": self.feature_names,

@@ -145,6 +145,8 @@ class AggregateSpec(Spec):
     """A windowed aggregate of an entity's events, such as ``mean(amount)`` over ``sliding 30m``.
 
     What each window and aggregate means, and its error, is in the README of this package.
+    ``missing`` stands for a value that is null or missing; a ``stale`` one is served, or taken for
+    missing; with one of the statuses in ``refuse`` nothing is scored.
     """
 
     entity: FieldName
@@ -152,6 +154,8 @@ class AggregateSpec(Spec):
     window: Annotated[str, Field(description=WINDOWS)] = "lifetime"
     delay: Duration = timedelta(0)
     missing: float | None = None
+    stale: Literal["serve", "missing"] = "serve"
+    refuse: tuple[Literal["null", "missing", "stale", "unavailable"], ...] = ()
     description: str | None = None
 
 

@@ -38,6 +38,11 @@ class Served:
         found = zip(self.features, zip(self.values, self.statuses, strict=True), strict=True)
         return {name: value for name, value in found if name in names}
 
+    def is_dropped(self, view: FeatureView, name: str) -> bool:
+        """Whether a value was too old for its pipeline file, and stands for nothing in the log."""
+        [(_, status)] = self.of((name,)).values() or [(0.0, Status.MISSING)]
+        return status == Status.STALE and view.pipeline.aggregates[name].stale == "missing"
+
 
 def refolded(
     view: FeatureView,

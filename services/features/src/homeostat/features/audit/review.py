@@ -270,7 +270,11 @@ class Audit:
     ) -> Report | Doubt | Skip | Result:
         view, entity = self._view, case.entity
         begins = self._begins.get((entity, case.partition))
-        known = within(view, entity, case.at, begins)
+        known = [
+            name
+            for name in within(view, entity, case.at, begins)
+            if not case.served.is_dropped(view, name)
+        ]
         has_expressions = own is not None and entity == view.entities[0]
         if not known and not (has_expressions and view.pipeline.expressions):
             return self._skip(Skip.INCOMPLETE)
