@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,6 +36,7 @@ from homeostat.features.changelog import Marker, Restored
 from homeostat.features.enrichment import Stage, vector_batch
 from homeostat.features.hops import EventHops, HopCodec, Hops
 from homeostat.features.progress import input_key, inputs, read_progress
+from homeostat.features.supervision import Role
 
 from .serving_server import PATIENCE_SECONDS, Serving, serving
 
@@ -105,7 +106,7 @@ class Rig:
         *,
         session_timeout: str = "PT6S",
         program: str | None = None,
-        has_intake: bool = True,
+        role: Role = Role.ALL,
     ) -> subprocess.Popen[bytes]:
         """Start the worker, or a ``program`` of Python that takes its arguments."""
         command = ["-m", "homeostat.features.worker"] if program is None else ["-c", program]
@@ -118,13 +119,14 @@ class Rig:
             "FEATURES_SESSION_TIMEOUT": session_timeout,
             "FEATURES_COMMIT_INTERVAL": "PT0.3S",
             "FEATURES_HEARTBEAT_INTERVAL": "PT0.5S",
+            "OFFLINE_STORE_PATH": str(self.folder / "offline"),
         }
         with (self.folder / "worker.log").open("ab") as log:
             worker = subprocess.Popen(
                 [
                     *(sys.executable, *command),
                     *("--pipeline", self.name, "--snapshot", str(snapshot)),
-                    *([] if has_intake else ["--without-intake"]),
+                    *("--role", role.value),
                 ],
                 env=environment,
                 stdout=log,
@@ -324,9 +326,12 @@ class Rig:
         return rows
 
     async def folded_anew(
-        self,
+        self, expired: Mapping[int, Sequence[ConsumerRecord]] | None = None
     ) -> tuple[dict[str, dict[str, bytes]], dict[tuple[int, int], Vector]]:
-        """The oracle: each entity's log, without repetitions, through a fold of its own."""
+        """The oracle: each entity's log, without repetitions, through a fold of its own.
+
+        ``expired`` is what the log of the key does not hold any more.
+        """
         rows: dict[str, dict[str, bytes]] = {}
         vectors: dict[tuple[int, int], Vector] = {}
         view, codec = self.view, HopCodec(self.view)
@@ -334,6 +339,8 @@ class Rig:
             rows[entity] = {}
             is_first, is_last = entity == view.entities[0], entity == view.entities[-1]
             for part, records in (await self.read(view.logs[entity])).items():
+                if is_first and expired is not None:
+                    records = [*expired[part], *records]
                 stage = Stage(view, entity)
                 ids: set[str] = set()
                 seen: set[tuple[str, int, int]] = set()

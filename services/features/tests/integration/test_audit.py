@@ -27,7 +27,7 @@ from homeostat.features.audit.auditor import Auditor, summary
 from homeostat.features.audit.review import Report, Result
 from homeostat.features.settings import Settings
 
-from .test_worker import some_events
+from .payments import some_events
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(180)]
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import httpx
 import msgspec
 import pytest
 from aiokafka.admin import AIOKafkaAdminClient
@@ -21,6 +22,7 @@ from homeostat.common.schemas.rollouts import Phase, RolloutSnapshot
 from homeostat.features.serving.catalogue import Announced
 
 from .conftest import Rig
+from .payments import some_events
 from .serving_server import PATIENCE_SECONDS, Serving, serving
 
 pytestmark = pytest.mark.integration
@@ -110,3 +112,33 @@ async def definition_topics(rig: Rig) -> set[str]:
 async def nothing_is_left(redis: Redis, rig: Rig) -> bool:
     pattern = all_keys(rig.name, rig.view.definition_hash)
     return [key async for key in redis.scan_iter(match=pattern, count=1_000)] == []
+
+
+async def test_what_the_log_does_not_hold_any_more_comes_from_the_offline_store(
+    rig: Rig, server: Serving
+) -> None:
+    await rig.send(some_events(300, seed=61, prefix="old-"))
+    await rig.drained()
+    await rig.label([(f"old-{number}", 1.0) for number in range(40)])
+    await rig.drained()
+    committed = f"{server.url}/v1/pipelines/{rig.name}/offline/commit"
+    (await asyncio.to_thread(httpx.post, committed, timeout=60)).raise_for_status()
+    log = topics.BY_KEY.of(rig.name)
+    expired = await rig.read(log)
+    await rig.expire(log)
+    await rig.send(some_events(50, seed=62, prefix="new-"))
+    await rig.drained()
+
+    changed = rig.with_features(
+        device_bad_1h=AggregateSpec(entity="device", aggregate="mean(label)", window="sliding 1h")
+    )
+    await publish(changed.pipeline, bootstrap_servers=rig.stack.kafka)
+
+    async def is_filled() -> bool:
+        return "device_bad_1h" in (await read(server, "c1"))
+
+    await until(is_filled, "the new definition has caught up")
+    await changed.drained()
+    _, vectors = await changed.folded_anew(expired)
+    assert len(vectors) == 350
+    assert await changed.vectors() == vectors

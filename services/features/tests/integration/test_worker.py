@@ -6,7 +6,6 @@ import asyncio
 import json
 import random
 import signal
-import time
 from typing import Any
 
 import msgspec
@@ -20,28 +19,12 @@ from homeostat.common.schemas.labels import Outcome
 from homeostat.features.enrichment import Counter
 from homeostat.features.hops import HopCodec, LabelHops
 from homeostat.features.progress import EVENTS
+from homeostat.features.supervision import Role
 from homeostat.features.worker import CRASHED
 
+from .payments import some_events
+
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(300)]
-
-
-def some_events(
-    count: int, seed: int, *, spread_ms: int = 60_000, prefix: str = "e"
-) -> list[dict[str, Any]]:
-    """Events of the last minute or so, in no order."""
-    chance = random.Random(seed)
-    now = round(time.time() * 1000)
-    return [
-        {
-            "id": f"{prefix}{number}",
-            "time": now - chance.randrange(spread_ms),
-            "card": f"c{chance.randrange(40)}",
-            "terminal": f"t{chance.randrange(15)}",
-            "device": None if chance.random() < 0.1 else f"d{chance.randrange(9)}",
-            "amount": round(chance.random() * 100, 2),
-        }
-        for number in range(count)
-    ]
 
 
 async def equals_the_oracle(rig: Any) -> None:
@@ -250,7 +233,7 @@ async def test_a_new_definition_folds_the_whole_log_beside_the_old_one(rig: Any)
     share = AggregateSpec(entity="device", aggregate="mean(label)", window="sliding 1h")
     changed = rig.with_features(device_bad_1h=share)
     await asyncio.to_thread(changed.start_worker)
-    rig.start_worker(has_intake=False)
+    rig.start_worker(role=Role.FOLD)
     await changed.send(events[200:])
     await changed.label([(event["id"], 1.0) for event in events[200:230]])
     await changed.drained()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from homeostat.common.feature_store.definitions import Definition
 from homeostat.common.pipeline import Pipeline, Snapshot
 from homeostat.features.definitions import PipelineDefinitions
+from homeostat.features.supervision import Role
+from homeostat.features.workers import jobs_of
 
 
 def defined(generation: int, window: str, *, is_live: bool) -> Definition:
@@ -58,6 +60,20 @@ def test_the_newest_live_one_answers_until_a_new_one_has_caught_up() -> None:
     assert caught_up.filling is None
     assert caught_up.serving is NEW
     assert [*caught_up.needed([]).values()] == [NEW]
+
+
+def test_the_input_has_a_worker_of_its_own_while_the_newest_fills() -> None:
+    filling = jobs_of(PipelineDefinitions(NEW, known(SECOND, NEW)), [])
+    live = jobs_of(PipelineDefinitions(NEW, known(SECOND, NEW_LIVE)), [SECOND.view.definition_hash])
+
+    second, new = SECOND.view.definition_hash, NEW.view.definition_hash
+    assert {what: job.role for what, job in filling.items()} == {
+        second: Role.FOLD,
+        new: Role.FOLD,
+        Role.INTAKE: Role.INTAKE,
+    }
+    assert filling[Role.INTAKE].snapshot is NEW.snapshot
+    assert {what: job.role for what, job in live.items()} == {second: Role.FOLD, new: Role.ALL}
 
 
 def test_what_models_pin_is_needed_as_long_as_it_is_known() -> None:

@@ -13,6 +13,7 @@ from aiokafka import ConsumerRecord, TopicPartition
 from homeostat.common import kafka, topics
 from homeostat.common.durations import whole_milliseconds
 from homeostat.common.errors import InvalidEvent
+from homeostat.common.feature_store.offline import LOG, table_path
 from homeostat.common.schemas.labels import read_label
 from homeostat.common.windows.rows import NO_TIME
 from homeostat.features.arrivals import Arrival, RawFetch
@@ -27,6 +28,7 @@ from homeostat.features.enrichment import (
     partition_keys,
     vector_batch,
 )
+from homeostat.features.history import kept_records
 from homeostat.features.hops import EventHops, Hops, LabelHops, Sent, unseen
 from homeostat.features.joining import JoinedRow, JoinedSender
 from homeostat.features.label_index import Fate, LabelIndex
@@ -207,6 +209,16 @@ class StagePartition(InputPartition[HopFetch]):
         self._stage.fold.unpack(state, state.intern(list(rows)), list(rows.values()))
         state.take_changed()
         self._ids.restore(ids)
+
+    async def take_history(self, end: int) -> None:
+        """What the offline store has kept of the log that all definitions fold."""
+        if not self._is_first:
+            return
+        table = table_path(self.context.settings.offline_store_path, self.context.pipeline, LOG)
+        begin = self.marker.position
+        async for records in kept_records(table, self.source, begin=begin, end=end):
+            self.skip_lost(records[0].offset)
+            await self.process(records)
 
     def take_changes(self) -> Changes:
         ids = dict(self._ids.take_changed()) if self._is_first else {}

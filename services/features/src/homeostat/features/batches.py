@@ -30,7 +30,7 @@ from homeostat.common import kafka
 
 RecordBatch = Sequence[ConsumerRecord]
 # Restoring a large state lasts; Faust cancels a seek, and so a restore, after its request timeout.
-RESTORE_SECONDS = 900.0
+RESTORE_PATIENCE = timedelta(minutes=15)
 
 
 class Positions(Protocol):
@@ -48,6 +48,7 @@ class GroupSettings:
     session_timeout: timedelta
     max_records: int
     fetch_wait: timedelta
+    restore_patience: timedelta = RESTORE_PATIENCE
 
 
 class Seen(NamedTuple):
@@ -144,7 +145,7 @@ class _ConsumerThread(driver.AIOKafkaConsumerThread):
             group_id=group.group_id,
             partition_assignment_strategy=[RoundRobinPartitionAssignor],
             max_poll_records=group.max_records,
-            max_poll_interval_ms=round(RESTORE_SECONDS * 1000),
+            max_poll_interval_ms=_millis(group.restore_patience),
             fetch_max_wait_ms=_millis(group.fetch_wait),
             session_timeout_ms=_millis(group.session_timeout),
             heartbeat_interval_ms=_millis(group.session_timeout / 6),
@@ -183,7 +184,7 @@ class BatchApp(faust.App):
             topic_disable_leader=True,
             broker_session_timeout=session,
             broker_heartbeat_interval=session / 6,
-            broker_request_timeout=RESTORE_SECONDS,
+            broker_request_timeout=group.restore_patience.total_seconds(),
             broker_max_poll_records=group.max_records,
             stream_buffer_maxsize=8,  # batches
             stream_wait_empty=True,

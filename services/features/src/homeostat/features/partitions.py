@@ -183,6 +183,9 @@ class InputPartition(ABC, Generic[F]):
     def restore_rows(self, rows: dict[str, bytes], ids: dict[int, bytes]) -> None:
         """Take back what was committed."""
 
+    async def take_history(self, end: int) -> None:
+        """Take in what the topic held below ``end``, as far as somebody has kept it."""
+
     def take_changes(self) -> Changes:
         return Changes()
 
@@ -204,9 +207,12 @@ class InputPartition(ABC, Generic[F]):
         self.marker = restored.marker
         self.restore_rows(restored.rows, restored.ids)
         self._check_end(restored.input_ends)
-        self._skip_lost(restored.input_begins)
         await self._begin_epoch()
         self._settling = asyncio.create_task(self._settle(), name=f"settle {self.source}")
+        if self.marker.position < restored.input_begins:
+            await self.take_history(restored.input_begins)
+            self.skip_lost(restored.input_begins)
+            self._woken.set()
         return self.marker.position
 
     def _check_end(self, end: int) -> None:
@@ -218,8 +224,8 @@ class InputPartition(ABC, Generic[F]):
                 "the pipeline under another name"
             )
 
-    def _skip_lost(self, begins: int) -> None:
-        """Go on behind a range that the topic has expired, and keep account of it."""
+    def skip_lost(self, begins: int) -> None:
+        """Go on behind a range that nobody has any more, and keep account of it."""
         lost = begins - self.marker.position
         if lost > 0:
             if self.marker.position > 0:

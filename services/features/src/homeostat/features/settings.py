@@ -33,6 +33,7 @@ class Settings(BaseSettings):
     deduplication_horizon: timedelta = timedelta(hours=24)
     deduplication_ids: int = Field(1_000_000, ge=1_000)  # per partition, at most
     label_grace: timedelta = timedelta(days=1)  # beyond a label's maturity
+    fill_patience: timedelta = timedelta(hours=24)  # for history, before a definition's log is read
     definition_grace: timedelta = timedelta(days=1)  # unneeded for so long, it is removed
     progress_timeout: timedelta = timedelta(seconds=30)  # lag without movement: the worker is ended
 

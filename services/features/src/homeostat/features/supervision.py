@@ -15,6 +15,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 import msgspec
@@ -32,8 +33,9 @@ STARTUP_SECONDS = 120.0
 STOP_SECONDS = 15.0
 
 
-def group_of(pipeline: str, definition_hash: str) -> str:
-    return f"features-{pipeline}-{definition_hash[:HASH_LENGTH]}"
+def group_of(pipeline: str, definition_hash: str, role: Role) -> str:
+    what = role.value if role is Role.INTAKE else definition_hash[:HASH_LENGTH]
+    return f"features-{pipeline}-{what}"
 
 
 Ends = Callable[[list[tuple[str, int]]], Awaitable[Mapping[tuple[str, int], int]]]
@@ -66,13 +68,21 @@ class Watchdog:
         return found
 
 
+class Role(StrEnum):
+    """What a worker does of a pipeline's work."""
+
+    ALL = "all"
+    INTAKE = "intake"  # raw input to the log of the source's key
+    FOLD = "fold"  # that log to vectors
+
+
 @dataclass(frozen=True)
 class Job:
-    """What a worker does: it folds a definition's features, and reads raw input if it shall."""
+    """What a worker does, and under which generation of the pipeline."""
 
     snapshot: Snapshot
     definition_hash: str
-    has_intake: bool
+    role: Role
 
     @property
     def pipeline(self) -> str:
@@ -80,24 +90,24 @@ class Job:
 
     @property
     def definition(self) -> str:
-        """The definition's short name, as topics and metrics have it."""
-        return self.definition_hash[:HASH_LENGTH]
+        """The short name that metrics have for it."""
+        return self.role if self.role is Role.INTAKE else self.definition_hash[:HASH_LENGTH]
 
     @property
     def group(self) -> str:
-        """The consumer group of all workers of the definition."""
-        return group_of(self.pipeline, self.definition_hash)
+        """The consumer group of all workers that do the same."""
+        return group_of(self.pipeline, self.definition_hash, self.role)
 
     def is_same(self, other: Job) -> bool:
-        return (self.snapshot.content_hash, self.definition_hash, self.has_intake) == (
+        return (self.snapshot.content_hash, self.definition_hash, self.role) == (
             other.snapshot.content_hash,
             other.definition_hash,
-            other.has_intake,
+            other.role,
         )
 
 
 class WorkerSupervisor:
-    """Keeps the worker of one definition running, on the newest snapshot that has it."""
+    """Keeps one worker running."""
 
     def __init__(self, job: Job, *, folder: Path, ends: Ends, patience_seconds: float) -> None:
         self.job = job
@@ -128,7 +138,7 @@ class WorkerSupervisor:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def change(self, job: Job) -> None:
-        """Go on with another job on the same definition; what was read is settled first."""
+        """Go on with another job; what was read is settled first."""
         if not job.is_same(self.job):
             self.job = job
             await self._end()
@@ -157,7 +167,7 @@ class WorkerSupervisor:
 
     async def _run_once(self) -> int:
         job = self.job
-        path = self._folder / f"{job.pipeline}-{job.definition}.snapshot.json"
+        path = self._folder / f"{job.group}.snapshot.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(job.snapshot.encode())
         read_end, write_end = os.pipe()
@@ -165,8 +175,7 @@ class WorkerSupervisor:
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-m", "homeostat.features.worker"),
                 *("--pipeline", job.pipeline, "--snapshot", str(path)),
-                *("--report-to", str(write_end)),
-                *([] if job.has_intake else ["--without-intake"]),
+                *("--role", job.role.value, "--report-to", str(write_end)),
                 pass_fds=(write_end,),
             )
         finally:

@@ -1,7 +1,7 @@
 """One Faust worker: ``python -m homeostat.features.worker --pipeline NAME``, a child of ``main``.
 
-It folds one definition of a pipeline's features. The worker of the newest one reads the raw input
-too, and makes the log of it that all definitions fold.
+It folds one definition of a pipeline's features, or reads the raw input and makes the log of it
+that all definitions fold, or does both.
 
 It ends with 0 after SIGTERM, when everything it took in is committed, and otherwise by crashing:
 its supervisor starts it again, and it goes on where the last transaction stands.
@@ -33,7 +33,7 @@ from homeostat.common.feature_store.views import FeatureView
 from homeostat.common.pipeline import Pipeline, Snapshot
 from homeostat.common.windows.warm_up import warm_up
 from homeostat.features.agents import EventsPartition, LabelsPartition, StagePartition
-from homeostat.features.batches import BatchApp, GroupSettings
+from homeostat.features.batches import RESTORE_PATIENCE, BatchApp, GroupSettings
 from homeostat.features.deduplication import CHUNK_IDS, RecentIds
 from homeostat.features.hops import HopCodec
 from homeostat.features.partitioning import partitions_of
@@ -42,7 +42,7 @@ from homeostat.features.publisher import Publisher
 from homeostat.features.rebalancing import Assignment
 from homeostat.features.reports import PartitionReport, Report
 from homeostat.features.settings import Settings
-from homeostat.features.supervision import group_of
+from homeostat.features.supervision import Role, group_of
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +88,7 @@ class Supervised(asyncio.BaseProtocol):
 
 
 async def run(
-    pipeline: Pipeline, settings: Settings, *, has_intake: bool, report_to: int | None = None
+    pipeline: Pipeline, settings: Settings, *, role: Role, report_to: int | None = None
 ) -> None:
     """Work until SIGTERM; raises whatever makes going on impossible."""
     loop = asyncio.get_running_loop()
@@ -110,11 +110,11 @@ async def run(
     ):
         await kafka.ensure_topics(settings.kafka_bootstrap_servers, named)
     async with AsyncExitStack() as stack:
-        context = await _context(stack, view, settings, fail)
+        context = await _context(stack, view, settings, role, fail)
         assignment = Assignment(_factory(context), fail)
         await asyncio.to_thread(load_kernels, context.view)
         _spare_the_collector()
-        app = _application(context, assignment, has_intake=has_intake)
+        app = _application(context, assignment, role)
         await stack.enter_async_context(_started(app, assignment))
         stop.is_starting = False
         beating = asyncio.create_task(_confirm(app, assignment, settings.heartbeat_interval))
@@ -159,10 +159,11 @@ async def _context(
     stack: AsyncExitStack,
     view: FeatureView,
     settings: Settings,
+    role: Role,
     fail: Callable[[BaseException], None],
 ) -> Context:
     pipeline = view.pipeline
-    group = group_of(pipeline.name, view.definition_hash)
+    group = group_of(pipeline.name, view.definition_hash, role)
     producer: AIOKafkaProducer = kafka.producer(settings.kafka_bootstrap_servers, client_id=group)
     await producer.start()
     stack.push_async_callback(producer.stop)
@@ -196,7 +197,7 @@ def _factory(context: Context) -> Callable[[TopicPartition], InputPartition[Any]
     return make
 
 
-def _application(context: Context, assignment: Assignment, *, has_intake: bool) -> BatchApp:
+def _application(context: Context, assignment: Assignment, role: Role) -> BatchApp:
     settings, name = context.settings, context.pipeline
     group = GroupSettings(
         bootstrap_servers=settings.kafka_bootstrap_servers,
@@ -204,10 +205,12 @@ def _application(context: Context, assignment: Assignment, *, has_intake: bool) 
         session_timeout=settings.session_timeout,
         max_records=settings.max_fetch_records,
         fetch_wait=settings.fetch_wait,
+        restore_patience=settings.fill_patience if role is Role.FOLD else RESTORE_PATIENCE,
     )
     app = BatchApp.of(group, assignment)
-    raw = [topics.EVENTS.of(name), topics.LABELS.of(name)] if has_intake else []
-    for topic in (*raw, *context.view.logs.values()):
+    raw = [] if role is Role.FOLD else [topics.EVENTS.of(name), topics.LABELS.of(name)]
+    logs = [] if role is Role.INTAKE else context.view.logs.values()
+    for topic in (*raw, *logs):
         app.take_batches(topic, assignment.process)
 
     async def release(_app: Any, _revoked: Any, **_signal: Any) -> None:
@@ -282,16 +285,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Fold the events of one pipeline.")
     parser.add_argument("--pipeline", required=True)
     parser.add_argument("--snapshot", help="file of the snapshot; else the topic is asked")
-    parser.add_argument(
-        "--without-intake", action="store_true", help="fold only; another worker reads the input"
-    )
+    parser.add_argument("--role", type=Role, choices=[*Role], default=Role.ALL)
     parser.add_argument("--report-to", type=int, help="file descriptor for progress reports")
     arguments = parser.parse_args()
     settings = Settings()
     telemetry.setup("features")
     pipeline = asyncio.run(_pipeline(arguments.pipeline, settings, arguments.snapshot))
-    has_intake = not arguments.without_intake
-    work = run(pipeline, settings, has_intake=has_intake, report_to=arguments.report_to)
+    work = run(pipeline, settings, role=arguments.role, report_to=arguments.report_to)
     asyncio.run(_run_or_exit(work))
     return 0
 

@@ -1,7 +1,6 @@
 """The workers of all pipelines: started, changed and stopped as definitions come and go.
 
-Each definition that somebody needs (see ``definitions``) has a worker of its own. That of the
-newest one reads the raw input too, on behalf of all.
+Each definition that somebody needs (see ``definitions``) has a worker of its own.
 """
 
 from __future__ import annotations
@@ -21,9 +20,29 @@ from homeostat.common.feature_store.views import FeatureView
 from homeostat.common.pipeline import Snapshot
 from homeostat.features.definitions import PipelineDefinitions
 from homeostat.features.settings import Settings
-from homeostat.features.supervision import Job, WorkerSupervisor
+from homeostat.features.supervision import Job, Role, WorkerSupervisor
 
-Place = tuple[str, str]  # pipeline and definition hash
+Place = tuple[str, str]  # pipeline, and what the worker is there for
+
+
+def jobs_of(definitions: PipelineDefinitions, pinned: Iterable[str]) -> Mapping[str, Job]:
+    """The work on one pipeline, by definition hash or role.
+
+    The newest definition's worker reads the raw input too, on behalf of all; but as long as that
+    definition fills, which may take long, a worker of its own does.
+    """
+    newest, is_filling = definitions.newest, definitions.filling is not None
+    jobs = {
+        digest: Job(
+            definition.snapshot,
+            digest,
+            Role.ALL if definition is newest and not is_filling else Role.FOLD,
+        )
+        for digest, definition in definitions.needed(pinned).items()
+    }
+    if newest is not None and is_filling:
+        jobs[Role.INTAKE] = Job(newest.snapshot, newest.view.definition_hash, Role.INTAKE)
+    return jobs
 
 
 class Workers:
@@ -129,21 +148,15 @@ class Workers:
     async def _bring_about(self, name: str) -> None:
         """Stop and change workers first: what reads the input twice would be in its own way."""
         async with self._turns[name]:
-            definitions = self._definitions[name]
             jobs = {
-                (name, digest): Job(
-                    definition.snapshot, digest, has_intake=definition is definitions.newest
-                )
-                for digest, definition in definitions.needed(self._pinned(name)).items()
+                (name, what): job
+                for what, job in jobs_of(self._definitions[name], self._pinned(name)).items()
             }
-            for place, worker in [*self._workers.items()]:
-                if place[0] != name:
-                    continue
-                if place in jobs:
-                    await worker.change(jobs[place])
-                else:
-                    del self._workers[place]
-                    await worker.stop()
+            own = [place for place in self._workers if place[0] == name]
+            for place in (place for place in own if place not in jobs):
+                await self._workers.pop(place).stop()
+            for place in (place for place in own if place in jobs):
+                await self._workers[place].change(jobs[place])
             for place in jobs.keys() - self._workers.keys():
                 self._workers[place] = WorkerSupervisor(
                     jobs[place],

@@ -27,7 +27,8 @@ VECTORS = "vectors"
 OUTCOMES = "outcomes"
 PREDICTIONS = "predictions"
 EVENTS = "events"
-TABLES = (EVENTS, VECTORS, OUTCOMES, PREDICTIONS)
+LOG = "log"
+TABLES = (EVENTS, LOG, VECTORS, OUTCOMES, PREDICTIONS)
 
 F64 = np.ndarray[tuple[int], np.dtype[np.float64]]
 I64 = np.ndarray[tuple[int], np.dtype[np.int64]]

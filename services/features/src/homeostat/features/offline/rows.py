@@ -53,6 +53,14 @@ _EVENTS = pa.schema(
         "available_at": pa.int64(),
     }
 )
+_LOG = pa.schema(
+    {
+        "value": pa.binary(),
+        "partition": pa.int32(),
+        "offset": pa.int64(),
+        "appended_at": pa.int64(),
+    }
+)
 _OUTCOMES = pa.schema(
     {
         "id": pa.string(),
@@ -82,6 +90,16 @@ def events(records: Sequence[ConsumerRecord]) -> Shaped:
         pa.array([kafka.available_at(record.headers) for record in records], pa.int64()),
     ]
     return Shaped(pa.Table.from_arrays(columns, schema=_EVENTS), ())
+
+
+def log(records: Sequence[ConsumerRecord]) -> Shaped:
+    """The log of accepted events and joined labels, record by record; none is refused."""
+    columns = [
+        pa.array([record.value or b"" for record in records], pa.binary()),
+        *_origins(records),
+        pa.array([record.timestamp for record in records], pa.int64()),
+    ]
+    return Shaped(pa.Table.from_arrays(columns, schema=_LOG), ())
 
 
 def vectors(records: Sequence[ConsumerRecord]) -> Shaped:
@@ -190,6 +208,10 @@ def empty_vectors(pipeline: Pipeline) -> pa.Schema:
 
 def empty_events(_pipeline: Pipeline) -> pa.Schema:
     return _EVENTS
+
+
+def empty_log(_pipeline: Pipeline) -> pa.Schema:
+    return _LOG
 
 
 def empty_outcomes(_pipeline: Pipeline) -> pa.Schema:

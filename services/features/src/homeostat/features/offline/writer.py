@@ -1,4 +1,4 @@
-"""The writer of one pipeline's tables: reads four topics, commits rows with their offsets.
+"""The writer of one pipeline's tables: reads five topics, commits rows with their offsets.
 
 A consumer group spreads partitions over replicas and is trusted with nothing else: each partition
 goes on from the offset in its table. So a crash at any point is repaired by reading again what was
@@ -23,6 +23,7 @@ from homeostat.common import kafka, topics
 from homeostat.common.errors import TransientError
 from homeostat.common.feature_store.offline import (
     EVENTS,
+    LOG,
     OUTCOMES,
     PREDICTIONS,
     VECTORS,
@@ -58,6 +59,7 @@ class _Feed(NamedTuple):
 
 _FEEDS: Mapping[str, _Feed] = {
     EVENTS: _Feed(topics.EVENTS, rows.events, rows.empty_events),
+    LOG: _Feed(topics.BY_KEY, rows.log, rows.empty_log),
     VECTORS: _Feed(topics.FEATURES, rows.vectors, rows.empty_vectors),
     OUTCOMES: _Feed(topics.OUTCOMES, rows.outcomes, rows.empty_outcomes),
     PREDICTIONS: _Feed(topics.PREDICTIONS, rows.predictions, rows.empty_predictions),
@@ -243,7 +245,7 @@ class _Session:
     # What callers ask --------------------------------------------------------------------------
 
     async def ends(self) -> Ends:
-        """The end of every partition of the four topics, now."""
+        """The end of every partition of the topics, now."""
         partitions = []
         for topic in self._buffers:
             numbers = self._reader.partitions_for_topic(topic)
