@@ -41,4 +41,5 @@ rows["event_timestamp"] = datetime.now(UTC)
 store.write_to_online_store("payments", rows)
 feast = str(Path(sys.executable).with_name("feast"))
 served = ["serve", "--host", "127.0.0.1", "--port", os.environ["BENCH_PORT"], "--no-access-log"]
+served += ["--max-requests", "0", "--max-requests-jitter", "0"]  # no restart amid the measurement
 os.execv(feast, [feast, *served])  # noqa: S606 - the arguments are ours
