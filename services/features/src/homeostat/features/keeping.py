@@ -62,6 +62,12 @@ class DefinitionKeeper:
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="definitions")
 
+    def problem(self) -> str | None:
+        """For readiness: whether nobody looks after definitions any more, and why."""
+        if self._task is None or not self._task.done() or self._task.cancelled():
+            return None
+        return f"definitions are not looked after: {self._task.exception()!r}"
+
     async def stop(self) -> None:
         if self._task is not None:
             self._task.cancel()

@@ -203,6 +203,7 @@ def _add_checks(health: Health, parts: _Parts) -> None:
         "pipelines", lambda: None if parts.snapshots.is_usable else "no snapshot: is Kafka away?"
     )
     health.add("workers", parts.workers.problem)
+    health.add("definitions", parts.keeper.problem)
     health.add("offline store", parts.writers.problem)
 
 

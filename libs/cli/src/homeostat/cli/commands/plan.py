@@ -34,7 +34,7 @@ def report(planned: "Plan") -> list[str]:
     lines = [f"{planned.pipeline.name}: {planned.change}"]
     lines += [f"  {difference}" for difference in planned.differences]
     if planned.change is Change.CHANGED and planned.is_new_definition:
-        lines.append("  the features change: their state starts anew, the old one stays readable")
+        lines.append("  the features change: filled from history, while the old ones answer")
     lines += [
         f"  state of one {entity}: at most {size:,} bytes"
         for entity, size in planned.bytes_per_entity.items()
