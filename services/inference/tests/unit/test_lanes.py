@@ -139,6 +139,10 @@ def test_a_challenger_that_cannot_answer_leaves_every_prediction_to_the_champion
     assert 0 < len(challenger) < COUNT
     assert challenger.batch.column("score").null_count == len(challenger)
     assert set(challenger.strings("error")) == {"version 2 is quarantined"}
+    # An event has a vector of each definition: it is told to have failed once.
+    assert [lane.takes(batch) for lane in found] == [True, True]
+    other = dataclasses.replace(batch, definition_hash="another")
+    assert [lane.takes(other) for lane in found] == [False, False]
     assert not any(challenger.batch.column("is_primary").to_pylist())
 
 

@@ -81,6 +81,7 @@ class Lane:
     variant: Variant
     rows: Numbers
     model: LoadedModel | None
+    definition_hash: str  # of the vectors that it takes; without a model, those of the champion
     version: int
     is_primary: bool
     propensity: float
@@ -88,12 +89,8 @@ class Lane:
 
     def takes(self, vectors: VectorBatch) -> bool:
         """Whether the model was trained on such vectors: same definition, same order."""
-        if self.model is None:
-            return True
-        version = self.model.version
-        return (
-            version.definition_hash == vectors.definition_hash
-            and version.features == vectors.features
+        return self.definition_hash == vectors.definition_hash and (
+            self.model is None or self.model.version.features == vectors.features
         )
 
 
@@ -109,7 +106,9 @@ def lanes(
     champion = models.champion(rollout.pipeline)
     rows = np.arange(len(units))
     if rollout.challenger is None:
-        return [Lane(Variant.CHAMPION, rows, champion, champion.version.version, is_primary, 1.0)]
+        version = champion.version
+        digest, number = version.definition_hash, version.version
+        return [Lane(Variant.CHAMPION, rows, champion, digest, number, is_primary, 1.0)]
     challenger, error = _challenger(models, rollout)
     given = assigner.is_challenger(units)
     split = rollout.split
@@ -121,6 +120,7 @@ def lanes(
             variant=variant,
             rows=chosen,
             model=model,
+            definition_hash=(model or champion).version.definition_hash,
             version=champion.version.version if is_champion else rollout.challenger or 0,
             is_primary=primary,
             propensity=1.0 if variant is Variant.SHADOW else split.propensity(variant),
