@@ -17,9 +17,15 @@ from homeostat.cli.publishing import publish
 from homeostat.common import topics
 from homeostat.common.feature_store.online import all_keys
 from homeostat.common.pipeline import AggregateSpec
-from homeostat.common.schemas.models import VersionState
+from homeostat.common.schemas.models import (
+    Artifact,
+    Distribution,
+    Golden,
+    ModelVersion,
+    Reference,
+    VersionState,
+)
 from homeostat.common.schemas.rollouts import Phase, RolloutSnapshot
-from homeostat.features.serving.catalogue import Announced
 
 from .conftest import Rig
 from .payments import some_events
@@ -38,7 +44,20 @@ def server(rig: Rig) -> Iterator[Serving]:
 async def served_by(rig: Rig, version: int) -> None:
     """Make a version that was trained on the rig's definition the champion."""
     digest, names = rig.view.definition_hash, rig.view.feature_names
-    announced = Announced(rig.name, version, VersionState.APPROVED, names, digest)
+    announced = ModelVersion(
+        pipeline=rig.name,
+        version=version,
+        state=VersionState.APPROVED,
+        created_at=0,
+        available_at=0,
+        cause="test",
+        artifact=Artifact("", 0, "nowhere"),
+        features=names,
+        definition_hash=digest,
+        threshold=0.5,
+        golden=Golden((), ()),
+        reference=Reference({}, Distribution((0.5,), (1, 1)), 0.5, {}),
+    )
     rollout = RolloutSnapshot(rig.name, "r", version, 1, Phase.CHAMPION, champion=version)
     async with rig.producer() as producer:
         for topic, key, value in (

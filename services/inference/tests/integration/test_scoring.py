@@ -85,12 +85,8 @@ async def test_entity_keys_are_read_as_of_now_and_an_unknown_one_is_missing(
     assert row.statuses == bytes([Status.NULL, Status.PRESENT, Status.PRESENT, Status.MISSING])
 
 
-async def test_a_status_that_the_file_refuses_is_answered_with_its_feature(
-    server: Any,
-    world: Any,
-    workshop: Any,
-    make_pipeline: Callable[..., Pipeline],
-    score_batch: Callable[..., Any],
+def test_a_status_that_the_file_refuses_is_answered_with_its_feature(
+    server: Any, world: Any, workshop: Any, make_pipeline: Callable[..., Pipeline]
 ) -> None:
     features = make_pipeline("strict").model_dump(mode="json", by_alias=True)["features"]
     features["customer_mean_1h"]["refuse"] = ["missing", "stale"]
@@ -101,24 +97,19 @@ async def test_a_status_that_the_file_refuses_is_answered_with_its_feature(
     world.fold(made, [event(1)])
     server.wait_for_champion(made.name, 1)
 
-    answer = await score_batch(
-        made.name,
-        pb.ScoreRow(prediction_id="known", entities=pb.EntityKeys(keys={"customer": "alice"})),
-        pb.ScoreRow(prediction_id="new", entities=pb.EntityKeys(keys={"customer": "bob"})),
+    known, new = (
+        server.predict(made.name, json.dumps({"entities": {"customer": customer}}).encode())
+        for customer in ("alice", "bob")
     )
     world.progress(made, age_millis=3_600_000)
-    (late,) = (
-        await score_batch(
-            made.name,
-            pb.ScoreRow(prediction_id="late", entities=pb.EntityKeys(keys={"customer": "alice"})),
-        )
-    ).rows
+    late = server.predict(made.name, b'{"entities": {"customer": "alice"}}')
 
-    assert [row.status for row in answer.rows] == [200, 503]
-    refused = json.loads(answer.rows[1].problem)
-    assert refused["code"] == "FEATURES_REFUSED"
-    assert refused["violations"] == [{"path": "features.customer_mean_1h", "message": "is missing"}]
-    assert (late.status, json.loads(late.problem)["violations"][0]["message"]) == (503, "is stale")
+    assert [answer.status_code for answer in (known, new, late)] == [200, 503, 503]
+    assert new.json()["code"] == "FEATURES_REFUSED"
+    assert new.json()["violations"] == [
+        {"path": "features.customer_mean_1h", "message": "is missing"}
+    ]
+    assert late.json()["violations"][0]["message"] == "is stale"
 
 
 async def test_one_bad_row_of_a_batch_fails_alone(

@@ -16,7 +16,7 @@ import pytest
 from deltalake import DeltaTable
 
 from homeostat.common import topics
-from homeostat.common.feature_store.offline import table_path
+from homeostat.common.feature_store.offline import TABLES, table_path
 from homeostat.common.pipeline import Pipeline
 from homeostat.common.schemas.labels import Outcome
 from homeostat.features.settings import Settings
@@ -24,6 +24,7 @@ from homeostat.features.settings import Settings
 from .conftest import Start, Topics, prediction, vectors
 
 pytestmark = pytest.mark.integration
+EMPTY = dict.fromkeys(TABLES, 0)
 
 
 def read(
@@ -63,7 +64,7 @@ async def test_a_commit_holds_all_that_was_sent_before_it(
     async with start() as client:
         answer = (await client.post("/offline/commit")).json()
 
-    assert answer["rows"] == {"events": 2, "vectors": 2, "outcomes": 1, "predictions": 3}
+    assert answer["rows"] == {**EMPTY, "events": 2, "vectors": 2, "outcomes": 1, "predictions": 3}
     versions = answer["versions"]
     events = read(settings, pipeline, "events", versions["events"]).to_pylist()
     assert [
@@ -196,7 +197,7 @@ async def test_an_unreadable_record_is_counted_and_passed(sender: Topics, start:
         answer = (await client.post("/offline/commit")).json()
         again = (await client.post("/offline/commit")).json()
 
-    assert answer["rows"] == {"events": 0, "vectors": 1, "outcomes": 0, "predictions": 0}
+    assert answer["rows"] == {**EMPTY, "vectors": 1}
     assert again == answer
 
 
