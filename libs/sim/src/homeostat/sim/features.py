@@ -9,12 +9,11 @@ import numpy as np
 
 from homeostat.common import topics
 from homeostat.common.durations import whole_milliseconds
-from homeostat.common.event_columns import event_hashes
 from homeostat.common.schemas.labels import read_label
 from homeostat.features.deduplication import RecentIds
 from homeostat.features.enrichment import Counter, Intake, Stage, vector_batch
 from homeostat.features.hops import EventHops, HopCodec, Hops, LabelHops
-from homeostat.features.outcomes import Joined, KnownLabel, indexed
+from homeostat.features.outcomes import Joined, KnownLabel, indexed, joined_hops
 from homeostat.features.settings import Settings
 from homeostat.sim.label_index import LabelIndex
 from homeostat.sim.log import Record
@@ -82,22 +81,9 @@ def send_joined(world: World, codec: HopCodec, joined: Joined) -> None:
     )
     if joined.version > 1:  # a correction changes no state
         return
-    hops = _label_hops(joined, world.pipeline.key_fields)
+    hops = joined_hops([joined], fields=world.pipeline.key_fields, places=[0], traceparents=[None])
     for value in codec.encode_labels(hops, topics.LABELS.of(name), 0):
         world.log.append(topics.BY_KEY.of(name), value, available_at=at)
-
-
-def _label_hops(joined: Joined, fields: Sequence[str]) -> LabelHops:
-    return LabelHops(
-        [joined.id],
-        event_hashes([joined.id]),
-        {name: [joined.event.keys.get(name)] for name in fields},
-        np.array([joined.event.time]),
-        np.array([joined.label.available_at]),
-        np.array([joined.label.label], np.float64),
-        np.zeros(1, np.int64),
-        [None],
-    )
 
 
 class Entity(Process):

@@ -196,8 +196,6 @@ class StagePartition(InputPartition[HopFetch]):
         self._stage = Stage(view, entity)
         self._is_first = entity == view.entities[0]
         self._next = dict(pairwise(view.entities)).get(entity)
-        ahead = view.entities[view.entities.index(entity) + 1 :]
-        self._hands_labels_on = any(view.folds[name].uses_labels for name in ahead)
         settings = context.settings
         self._ids = RecentIds(
             horizon_ms=whole_milliseconds(settings.deduplication_horizon),
@@ -250,12 +248,14 @@ class StagePartition(InputPartition[HopFetch]):
             self.count(Counter.FOREIGN)
         new = [self._new(sent) for sent in fetch.handed_on(traceparents)]
         runs = self._stage.pass_through([hops for hops in new if len(hops)])
-        if passed := [run.events for run in runs if run.events is not None]:
-            self._account(EventHops.joined(passed))
+        parts = [run.events for run in runs if run.events is not None]
+        passed = EventHops.joined(parts) if parts else None
+        if passed is not None:
+            self._account(passed)
         if self._next is not None:
             self._hand_on(runs, self._next, outputs)
-        elif passed:
-            self._emit(EventHops.joined(passed), outputs)
+        elif passed is not None:
+            self._emit(passed, outputs)
         return Handled(outputs)
 
     def _new(self, sent: Sent) -> Hops:
@@ -281,7 +281,7 @@ class StagePartition(InputPartition[HopFetch]):
         codec, source = self.context.codec, self.source
         onward = outputs[self.context.view.logs[entity]]
         for labels, events in runs:
-            for part in labels if self._hands_labels_on else ():
+            for part in labels if self._stage.hands_labels_on else ():
                 onward += by_target(
                     part,
                     partition_keys(part.keys_of(entity), part.ids),

@@ -140,6 +140,7 @@ class Stage:
         self._entity = entity
         ahead = view.entities[view.entities.index(entity) :]
         self._folding_labels = [name for name in ahead if view.folds[name].uses_labels]
+        self.hands_labels_on = any(name != entity for name in self._folding_labels)
 
     def pass_through(self, batches: Sequence[Hops]) -> list[Run]:
         """Fold events and labels in the order of the log, and give each event its values.

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 from aiokafka import TopicPartition
 
 from homeostat.common import kafka, topics
-from homeostat.common.event_columns import event_hashes
 from homeostat.features.arrivals import Arrival
 from homeostat.features.enrichment import partition_keys
 from homeostat.features.hops import LabelHops
-from homeostat.features.outcomes import Joined
+from homeostat.features.outcomes import Joined, joined_hops
 from homeostat.features.partitions import Context
 from homeostat.features.publisher import Outgoing, Sending, by_target
 
@@ -41,7 +39,13 @@ class JoinedSender:
         outputs[outcomes] += [self._outcome(row) for row in rows]
         # A correction changes no state.
         if first := [row for row in rows if row.joined.version == 1]:
-            self._send_hops(joined_hops(first, self._fields), outputs)
+            hops = joined_hops(
+                [row.joined for row in first],
+                fields=self._fields,
+                places=[row.offset for row in first],
+                traceparents=[row.traceparent for row in first],
+            )
+            self._send_hops(hops, outputs)
 
     def _outcome(self, row: JoinedRow) -> Outgoing:
         source = b"%d:%d" % (self._source.partition, row.offset)
@@ -59,19 +63,3 @@ class JoinedSender:
             context.partitions,
             lambda part: context.codec.encode_labels(part, source.topic, source.partition),
         )
-
-
-def joined_hops(rows: Sequence[JoinedRow], fields: Sequence[str]) -> LabelHops:
-    """Joined labels as hops, under the time and the keys of their events."""
-    ids = [row.joined.id for row in rows]
-    events = [row.joined.event for row in rows]
-    return LabelHops(
-        ids,
-        event_hashes(ids),
-        {name: [event.keys.get(name) for event in events] for name in fields},
-        np.array([event.time for event in events], np.int64),
-        np.array([row.joined.label.available_at for row in rows], np.int64),
-        np.array([row.joined.label.label for row in rows], np.float64),
-        np.array([row.offset for row in rows], np.int64),
-        [row.traceparent for row in rows],
-    )

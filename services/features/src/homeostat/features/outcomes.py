@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import msgspec
+import numpy as np
 
-from homeostat.common.event_columns import EventColumns
+from homeostat.common.event_columns import EventColumns, event_hashes
 from homeostat.common.schemas.labels import Outcome
+from homeostat.features.hops import LabelHops
 
 
 @dataclass(frozen=True)
@@ -62,6 +64,28 @@ class Joined:
                 self.version,
             )
         )
+
+
+def joined_hops(
+    joined: Sequence[Joined],
+    *,
+    fields: Sequence[str],
+    places: Sequence[int],
+    traceparents: Sequence[str | None],
+) -> LabelHops:
+    """Joined labels as hops, under the times and the keys (of ``fields``) of their events."""
+    ids = [each.id for each in joined]
+    events = [each.event for each in joined]
+    return LabelHops(
+        ids,
+        event_hashes(ids),
+        {name: [event.keys.get(name) for event in events] for name in fields},
+        np.array([event.time for event in events], np.int64),
+        np.array([each.label.available_at for each in joined], np.int64),
+        np.array([each.label.label for each in joined], np.float64),
+        np.array(places, np.int64),
+        traceparents,
+    )
 
 
 _encode = msgspec.json.Encoder().encode

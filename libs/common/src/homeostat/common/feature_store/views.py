@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -168,7 +169,7 @@ class FeatureView:
             vectors.statuses[:, index] = statuses[name]
         return vectors
 
-    @property
+    @cached_property
     def logs(self) -> Mapping[str, str]:
         """The topic that each entity's state is a fold of."""
         pipeline = self.pipeline
